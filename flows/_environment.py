@@ -1,0 +1,22 @@
+"""Run a stage in the project's own environment, even when DVC was started without activating it.
+
+`.venv/bin/dvc repro` starts stages with whatever `python3` the shell finds first. If that one lacks the
+packages, the stage starts again with the nearest `.venv` above this file (an experiment's working copy lies
+below the project).
+"""
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+
+def use_project_environment() -> None:
+    """Return when the packages are here; otherwise replace the process, or exit with one clear line."""
+    if all(importlib.util.find_spec(name) for name in ("pydantic", "pyarrow", "torch", "ray", "mlflow")):
+        return
+    for folder in Path(__file__).resolve().parents:
+        python = folder / ".venv" / "bin" / "python"
+        if python.exists() and Path(sys.prefix) != python.parent.parent:
+            os.execv(str(python), [str(python), *sys.orig_argv[1:]])
+    sys.exit(f"error: {sys.executable} lacks the project's packages and there is no .venv: run `make .venv`")

@@ -1,0 +1,37 @@
+"""How a stage ends: exit status and message for success, the user's mistake and an interrupt."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from vadclip.errors import InputError
+
+INTERRUPTED = 130
+
+
+def run_stage(main: Callable[[], None]) -> None:
+    """Run a stage's `main` and leave the process with the exit status that DVC must see.
+
+    The user's mistake is one line and status 1; Ctrl-C and SIGTERM end with 130, never 0, because DVC would
+    lock the half-written output of a stage that "succeeded"; a bug keeps its traceback.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        main()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(
+            "interrupted: nothing done is lost; run the same command again to go on",
+            file=sys.stderr,
+            flush=True,
+        )
+        # Not sys.exit: a native decoder thread or an exit hook must not turn an interrupt into a hang.
+        os._exit(INTERRUPTED)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

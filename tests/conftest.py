@@ -1,0 +1,33 @@
+"""Settings that every test needs: no telemetry, one thread, the project as the working folder's parent."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.update(
+    OMP_NUM_THREADS="1",  # tests run beside Ray workers and child processes on two cores
+    MLFLOW_DISABLE_TELEMETRY="true",
+    RAY_USAGE_STATS_ENABLED="0",
+    DVC_NO_ANALYTICS="true",
+    HF_HUB_OFFLINE="1",
+)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("RAY_ADDRESS", None)
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_folder() -> Path:
+    """Real CCTV clips and label files that lie beside the repository on the developers' machines."""
+    folder = Path(os.environ.get("VADCLIP_SHARED", PROJECT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip("the shared folder of real clips and label files is not here")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Outputs of the official code; see tests/golden/README.md."""
+    return Path(os.environ.get("VADCLIP_GOLDEN", PROJECT / "tests" / "golden"))

@@ -1,0 +1,59 @@
+"""Writes are whole or absent, and names cannot leave their folder."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT
+
+from vadclip.files import atomic_path, safe_name, sha256_file, write_bytes_if_changed, write_text_atomic
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path):
+    target = tmp_path / "new" / "metrics.json"
+    write_text_atomic(target, "old")
+    with pytest.raises(RuntimeError, match="boom"), atomic_path(target) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("boom")
+    assert target.read_text() == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["metrics.json"]
+
+
+def test_the_temporary_file_keeps_the_suffix_by_which_writers_choose_a_format(tmp_path):
+    with atomic_path(tmp_path / "picture.png") as temporary:
+        assert temporary.suffix == ".png"
+        temporary.write_bytes(b"x")
+
+
+def test_equal_bytes_are_not_written_again(tmp_path):
+    target = tmp_path / "manifest"
+    assert write_bytes_if_changed(target, b"same")
+    before = target.stat().st_mtime_ns
+    assert not write_bytes_if_changed(target, b"same")
+    assert target.stat().st_mtime_ns == before
+    assert write_bytes_if_changed(target, b"other")
+
+
+def test_sha256_of_a_file(tmp_path):
+    # The published digest of the three bytes "abc".
+    (tmp_path / "f").write_bytes(b"abc")
+    assert sha256_file(tmp_path / "f") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("name", ["v=S-7rRLrxnVQ__#1_label_B4-0-0", "überwachung 1", "a.b.c", "x" * 200])
+def test_names_that_stay_in_their_folder(name):
+    assert safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "../a", "a\\b", "a\0b", "a\nb", "x" * 201])
+def test_names_that_do_not(name):
+    assert not safe_name(name)
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    heavy = ["torch", "numpy", "pyarrow", "ray", "mlflow", "pydantic"]
+    code = f"import sys, vadclip; print([name for name in {heavy} if name in sys.modules])"
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert run.stdout.strip() == "[]"

@@ -1,0 +1,320 @@
+"""params.yaml as frozen, typed, strict models: every key stands in the file, none is guessed.
+
+The sections `dataset clip model ingest extract train score evaluate` hold what changes results and are DVC
+params. `execution` and `tracking` change only where and how fast the work runs and where it is logged.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from vadclip.errors import InputError
+
+PARAMS_FILE = Path("params.yaml")
+
+
+def _number_from_yaml(value: object) -> object:
+    """YAML 1.1 reads `2e-5` (no dot) as text; take it for the number that it plainly is."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+Real = Annotated[float, BeforeValidator(_number_from_yaml), Field(allow_inf_nan=False)]
+Fraction = Annotated[Real, Field(ge=0, lt=1)]
+PositiveReal = Annotated[Real, Field(gt=0)]
+NonNegativeReal = Annotated[Real, Field(ge=0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, strictly typed, no unknown and no missing key."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", protected_namespaces=())
+
+
+class DatasetParams(Section):
+    """Which videos, labels and classes."""
+
+    name: Literal["sample", "table", "ucf_crime", "xd_violence"]
+    root: str | None
+    """Folder or URI that the videos' (or features') paths are relative to; null for the sample."""
+    source: Literal["videos", "official_features"]
+    table: str | None
+    """CSV of path,label[,split][,segments][,group]; for `name: table` only."""
+    annotations: str | None
+    """Folder with the official label files; for ucf_crime and xd_violence only."""
+    classes: dict[str, str] | None
+    """Ordered map label -> text prompt, the first is normal; null takes the dataset's own."""
+    untimed: Literal["error", "whole_video"]
+    """What an anomalous test video without segments means."""
+
+    @model_validator(mode="after")
+    def _fits_its_kind(self) -> "DatasetParams":
+        official = self.name in {"ucf_crime", "xd_violence"}
+        if (self.name == "table") != (self.table is not None):
+            raise ValueError(
+                f"dataset.table is {self.table!r} with dataset.name {self.name!r}: give a CSV "
+                "path with `name: table` and null otherwise"
+            )
+        if official != (self.annotations is not None):
+            raise ValueError(
+                f"dataset.annotations is {self.annotations!r} with dataset.name {self.name!r}: give "
+                "the folder of official label files with ucf_crime or xd_violence, null otherwise"
+            )
+        if official and self.root is None:
+            raise ValueError(f"dataset.root is null: {self.name} needs the folder that holds its files")
+        if self.name == "sample" and self.root is not None:
+            raise ValueError(
+                f"dataset.root is {self.root!r}: the sample renders its own videos; set it to null"
+            )
+        if self.source == "official_features" and not official:
+            raise ValueError(
+                "dataset.source official_features goes with dataset.name ucf_crime or xd_violence"
+            )
+        if self.classes is not None and len(self.classes) < 2:
+            raise ValueError("dataset.classes needs normal and at least one anomaly")
+        return self
+
+
+class ClipParams(Section):
+    """The frozen CLIP."""
+
+    model: str
+    """open_clip model name, or the path of an open_clip config file (.json)."""
+    pretrained: str
+    """open_clip tag, or the path of a weights file (.safetensors, or a plain state dict)."""
+    quick_gelu: bool | None
+    """Which activation a weights file was trained with; null with a tag, whose config says it."""
+    precision: Literal["fp32", "fp16", "bf16"]
+    """Arithmetic of the image tower."""
+
+
+class IngestParams(Section):
+    """How validation videos are carved out of the training videos."""
+
+    val_fraction: Fraction
+    seed: Seed
+
+
+class ExtractParams(Section):
+    """Which frames and crops become features."""
+
+    frames_per_snippet: Literal[1, 16]
+    """1 takes frame 8 of each 16; 16 averages the features of all."""
+    train_crops: Literal[1, 5, 10]
+    test_crop: Annotated[int, Field(ge=0, le=9)]
+    max_failed_fraction: Fraction
+
+
+class ModelParams(Section):
+    """VadCLIP's own architecture; its width is the CLIP's joint dimension."""
+
+    length: PositiveInt
+    """Snippets per sequence, T."""
+    layers: NonNegativeInt
+    """Blocks of each kind of attention that `temporal` names."""
+    window: PositiveInt
+    """Snippets per local attention window."""
+    heads: PositiveInt
+    prompt_prefix: NonNegativeInt
+    prompt_suffix: NonNegativeInt
+    temporal: Literal["none", "global", "local", "gcn", "local_global", "global_gcn", "local_gcn"]
+    """local_gcn is VadCLIP; this and what follows: the paper's tables 5 to 7."""
+    branches: Literal["both", "classification", "alignment"]
+    prompt: Literal["learned", "hand_crafted"]
+    visual_prompt: Literal["anomaly_focus", "average_frame", "none"]
+
+    @model_validator(mode="after")
+    def _focus_has_its_branch(self) -> "ModelParams":
+        if self.branches == "alignment" and self.visual_prompt == "anomaly_focus":
+            raise ValueError(
+                "model.visual_prompt anomaly_focus looks where the classification branch does, and "
+                "model.branches is 'alignment': set it to average_frame or none"
+            )
+        return self
+
+
+class TrainParams(Section):
+    """Optimisation and model selection."""
+
+    batch_scheme: Literal["paired", "single"]
+    batch_size: PositiveInt
+    """Rows per batch; `paired` takes this many normal and as many anomalous ones."""
+    learning_rate: PositiveReal
+    weight_decay: NonNegativeReal
+    milestones: list[PositiveInt]
+    milestone_factor: PositiveReal
+    epochs: PositiveInt
+    contrast_weight: NonNegativeReal
+    precision: Literal["fp32", "bf16"]
+    seed: Seed
+    selection: Literal["validation", "last", "official"]
+    """official picks on the test videos, as the authors did: its figures compare with theirs, no more."""
+    checkpoint: str | None
+    """An official checkpoint (.pth) to import instead of training."""
+
+    @model_validator(mode="after")
+    def _milestones_rise(self) -> "TrainParams":
+        if any(late <= early for early, late in zip(self.milestones, self.milestones[1:], strict=False)):
+            raise ValueError(
+                f"train.milestones {list(self.milestones)} must rise: epochs at which the rate drops"
+            )
+        return self
+
+
+class ScoreParams(Section):
+    """How test and validation videos are scored."""
+
+    precision: Literal["fp32", "bf16"]
+
+
+class EvaluateParams(Section):
+    """Intervals and pictures."""
+
+    bootstrap_resamples: NonNegativeInt
+    bootstrap_seed: Seed
+    timelines: NonNegativeInt
+    """How many test videos get a timeline picture."""
+
+
+class ExecutionParams(Section):
+    """Where and how fast; changes no result and invalidates nothing."""
+
+    device: Literal["cpu", "cuda"]
+    ray_address: str | None
+    """null starts Ray on this machine; `auto` or host:port joins a cluster; RAY_ADDRESS wins."""
+    actors: PositiveInt | None
+    """null takes as many as the cluster can place."""
+    cpus_per_actor: PositiveReal
+    gpus_per_actor: NonNegativeReal
+    encoder_batch: PositiveInt
+    unit_images: PositiveInt
+    max_attempts: PositiveInt
+    stall_seconds: PositiveReal
+    decoder: Literal["decord", "pyav"]
+    loader_workers: NonNegativeInt
+
+    @model_validator(mode="after")
+    def _device_and_gpus_agree(self) -> "ExecutionParams":
+        if (self.device == "cuda") != (self.gpus_per_actor > 0):
+            raise ValueError(
+                f"execution.gpus_per_actor is {self.gpus_per_actor:g} with execution.device "
+                f"{self.device!r}: give each actor a share of a GPU with cuda, 0 with cpu"
+            )
+        return self
+
+
+class TrackingParams(Section):
+    """Where runs are logged."""
+
+    experiment: str
+    uri: str | None
+    """null keeps a SQLite store in the project; MLFLOW_TRACKING_URI wins."""
+    run_name: str | None
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    dataset: DatasetParams
+    clip: ClipParams
+    ingest: IngestParams
+    extract: ExtractParams
+    model: ModelParams
+    train: TrainParams
+    score: ScoreParams
+    evaluate: EvaluateParams
+    execution: ExecutionParams
+    tracking: TrackingParams
+
+    @model_validator(mode="after")
+    def _selection_has_its_videos(self) -> "Params":
+        rule, fraction, dataset = self.train.selection, self.ingest.val_fraction, self.dataset.name
+        # A table may name its validation videos itself, so a fraction of 0 is fine there.
+        without = fraction == 0 and dataset != "table" and self.train.checkpoint is None
+        if rule == "validation" and without:
+            raise ValueError(
+                "train.selection validation needs validation videos: set ingest.val_fraction "
+                "above 0, or train.selection: last"
+            )
+        if rule == "official" and fraction > 0:
+            raise ValueError(
+                f"train.selection official trains on all training videos, as the authors did, and "
+                f"ingest.val_fraction is {fraction:g}: set it to 0"
+            )
+        if rule == "official" and dataset not in {"ucf_crime", "xd_violence"}:
+            raise ValueError(
+                f"train.selection official is the authors' rule for ucf_crime and xd_violence, and "
+                f"dataset.name is {dataset!r}: take validation or last"
+            )
+        return self
+
+
+def load_params(path: Path | str = PARAMS_FILE) -> Params:
+    """Read and check a params file.
+
+    Raises InputError with one line that names every wrong, unknown or missing key.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run in the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path} must hold the sections {', '.join(Params.model_fields)}")
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_complaints(error))) from None
+
+
+def _complaints(error: ValidationError) -> list[str]:
+    return [
+        _complaint(detail["loc"], detail["type"], detail["msg"], detail.get("input"))
+        for detail in error.errors()
+    ]
+
+
+def _complaint(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
+    key = ".".join(map(str, location))
+    known = ", ".join(_section_at(location[:-1]).model_fields)
+    if kind == "extra_forbidden":
+        return f"unknown key {key} (known here: {known})"
+    if kind == "missing":
+        return f"missing key {key} (expected here: {known})"
+    if kind == "value_error":
+        return message.removeprefix("Value error, ")
+    return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
+
+
+def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    section: type[BaseModel] = Params
+    for name in location:
+        field = section.model_fields.get(str(name))
+        annotation = field.annotation if field else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            break
+        section = annotation
+    return section
+
+
+def flatten(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested params to dotted names (`train.learning_rate`), as DVC and MLflow show them."""
+    flat: dict[str, Any] = {}
+    for name, value in sections.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

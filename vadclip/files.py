@@ -1,0 +1,56 @@
+"""Files that are whole or absent: each write goes to a temporary neighbour, then is renamed into place."""
+
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_UNSAFE_IN_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
+
+    On any exception the temporary file is removed and `path` keeps what it held. A kill leaves at most a
+    hidden `.<name>.<random>.tmp`, never a half-written `path`. The suffix of `path` stays last, since some
+    writers choose their format by it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.stem}.{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
+    try:
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes_if_changed(path: Path, data: bytes) -> bool:
+    """Write `data` to `path` atomically unless it is there already; say whether anything was written."""
+    if path.is_file() and path.read_bytes() == data:
+        return False
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+    return True
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write UTF-8 `text` to `path` in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text.encode())
+
+
+def sha256_file(path: Path) -> str:
+    """Return the hex SHA-256 of a file's bytes, read in blocks."""
+    with open(path, "rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def safe_name(name: str) -> bool:
+    """Say whether `name` can stand as one file name inside a folder and cannot climb out of it."""
+    return 0 < len(name.encode()) <= 200 and name not in {".", ".."} and _UNSAFE_IN_NAME.search(name) is None
