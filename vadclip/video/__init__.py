@@ -1,0 +1,1 @@
+"""Frames of a video file by number: what there is, and reading it."""
