@@ -1,0 +1,26 @@
+"""Stage 1: annotations and files -> manifest.parquet; hashes of the files that params name -> inputs.json."""
+
+from pathlib import Path
+
+from flows import run_stage
+from vadclip.config import load_params
+from vadclip.ingest.inputs import named_files, write_inputs
+from vadclip.ingest.rows import describe, ingest
+from vadclip.manifest import write_manifest
+
+MANIFEST, INPUTS = Path("manifest.parquet"), Path("inputs.json")
+PROBE_CACHE = Path(".cache/probe.parquet")
+
+
+def main() -> None:
+    """Run the stage in the project's folder."""
+    params = load_params()
+    write_inputs(named_files(params.clip, params.train), INPUTS)
+    ingested = ingest(params.dataset, params.ingest, probe_cache=PROBE_CACHE)
+    write_manifest(ingested.manifest, MANIFEST)
+    for line in (*ingested.notes, *describe(ingested.manifest)):
+        print(f"ingest: {line}")
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,145 @@
+"""Tables as read, before any video is opened."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from vadclip.config import DatasetParams
+from vadclip.datasets import load_dataset
+from vadclip.datasets.table import video_ids
+from vadclip.errors import InputError
+from vadclip.manifest import Segment
+
+
+def _table(folder: Path, text: str, **changes: object) -> DatasetParams:
+    path = folder / "videos.csv"
+    path.write_bytes(text.encode() if isinstance(text, str) else text)
+    params = DatasetParams(
+        name="table", root=None, source="videos", table=str(path), annotations=None, classes=None,
+        untimed="error",
+    )  # fmt: skip
+    return params.model_copy(update=changes)
+
+
+def _rows(folder: Path, text: str, **changes: object):
+    return load_dataset(_table(folder, text, **changes))
+
+
+def test_a_table_with_everything(tmp_path):
+    raw = _rows(
+        tmp_path,
+        "\ufeffpath, label, split, segments, group\r\n"
+        'gate/mon.day.mp4,Normal,train,,gate\r\n"yard, north/tue.mp4",Fighting|Shooting,test,'
+        "240-410:Fighting; 300-380 : Shooting,\r\n\r\ns3://b/c/x.mkv,Fighting,val,5-9,gate\r\n",
+    )
+    assert not raw.problems
+    assert raw.classes.labels == ("Normal", "Fighting", "Shooting")
+    monday, tuesday, remote = raw.videos
+    assert (monday.uri, monday.video_id, monday.source_id) == ("gate/mon.day.mp4", "gate__mon.day", "gate")
+    assert tuesday.uri == "yard, north/tue.mp4"
+    assert (tuesday.video_id, tuesday.source_id) == ("yard, north__tue", "yard, north__tue")
+    assert tuesday.labels == ("Fighting", "Shooting")
+    assert tuesday.segments == (Segment(240, 410, "Fighting"), Segment(300, 380, "Shooting"))
+    assert (remote.video_id, remote.split, remote.source_id) == ("b__c__x", "val", "gate")
+    assert remote.segments == (Segment(5, 9, "Fighting"),)
+    assert raw.notes == (f"{tmp_path / 'videos.csv'}: segments of 1 train and val videos are not used",)
+
+
+def test_without_a_split_column_every_video_is_train(tmp_path):
+    assert [v.split for v in _rows(tmp_path, "path,label\na.mp4,Normal\nb.mp4,Fire\n").videos] == [
+        "train"
+    ] * 2
+
+
+def test_paths_are_relative_to_the_root_where_they_lie_beneath_it(tmp_path):
+    paths = [f"{tmp_path}/a/x.mp4", "./a//y.mp4", "/elsewhere/z.mp4", "a/../w.mp4"]
+    raw = _rows(tmp_path, "\n".join(["path,label", f"{paths[0]},Normal", *(f"{p},Fire" for p in paths[1:])]))
+    assert not raw.problems
+    assert [video.uri for video in raw.videos] == ["a/x.mp4", "a/y.mp4", "/elsewhere/z.mp4", "w.mp4"]
+    assert [video.video_id for video in raw.videos] == ["a__x", "a__y", "elsewhere__z", "w"]
+
+
+def test_ids_are_unique_and_depend_on_nothing_but_the_paths():
+    uris = [
+        "a/b.mp4",
+        "a__b.mp4",
+        "A/B.mp4",
+        "c.mp4",
+        "c.avi",
+        "d.e.mp4",
+        "ü ber#=@.mp4",
+        "x" * 300 + ".mp4",
+        ".",
+    ]
+    ids = video_ids(iter(uris))
+    assert len({name.casefold() for name in ids.values()}) == len(uris)
+    assert (ids["d.e.mp4"], ids["ü ber#=@.mp4"]) == ("d.e", "ü ber#=@")
+    assert ids["a/b.mp4"].startswith("a__b~")
+    assert ids == video_ids(reversed(uris))
+    assert all(
+        len(name.encode()) <= 200 and "/" not in name and name not in {".", ".."} for name in ids.values()
+    )
+
+
+BAD_ROWS = {
+    "a.mp4,Fire,train": None,
+    "./a.mp4,Fire,train": r"row 3 \(\./a\.mp4\): the same video \(duplicate id\) as row 2",
+    "../b.mp4,Fire,train": r"row 4 .*: the path leaves the root",
+    "c/../../b.mp4,Fire,train": r"row 5 .*: the path leaves the root",
+    "d.mp4,Flood,train": r"row 6 .*: unknown label 'Flood' \(dataset.classes has Normal, Fire, Theft\)",
+    "e.mp4,Normal|Fire,train": r"row 7 .*: Normal \(normal\) together with another label",
+    "f.mp4,Fire,test,9-9": r"row 8 .*: segment '9-9' is empty or reversed",
+    "g.mp4,Fire,test,30-12": r"row 9 .*: segment '30-12' is empty or reversed",
+    "h.mp4,Fire,test,-4-12": r"row 10 .*: segment '-4-12' is not start-end or start-end:label, in frames",
+    "i.mp4,Fire,test,0.5-12": r"row 11 .*: segment '0.5-12' is not start-end",
+    "j.mp4,Fire,test,1-12:Theft": r"row 12 .*: segment '1-12:Theft' shows a label that the video does not",
+    "k.mp4,Fire|Theft,test,1-12": r"row 13 .*: segment '1-12' must say which of the labels",
+    "l.mp4,Normal,test,1-12": r"row 14 .*: segments on a Normal \(normal\) video",
+    "m.mp4,Fire,dev": r"row 15 .*: split 'dev' is none of train, val, test",
+    "n.mp4,,train": r"row 16 .*: the label is empty",
+    "o.mp4,Fire||Theft,train": r"row 17 .*: a label is empty in 'Fire\|\|Theft'",
+    "p.mp4,Fire|Fire,train": r"row 18 .*: a label stands twice",
+    ",Fire,train": r"row 19 \(\): the path is empty or has control characters",
+    "q.mp4": r"row 20 .*: not as many cells as the first line names",
+    "r.mp4,Fire,train,,more": r"row 21 .*: not as many cells as the first line names",
+}
+
+
+def test_every_bad_row_is_named(tmp_path):
+    lines = [row if row.count(",") > 2 or row == "q.mp4" else f"{row}," for row in BAD_ROWS]
+    classes = {"Normal": "normal", "Fire": "fire", "Theft": "theft"}
+    raw = _rows(tmp_path, "\n".join(["path,label,split,segments", *lines]), classes=classes)
+    said = [f"{origin}: {wrong}" for origin, wrong in raw.problems.items()]
+    expected = [pattern for pattern in BAD_ROWS.values() if pattern]
+    assert len(said) == len(expected)
+    for line, pattern in zip(said, expected, strict=True):
+        assert re.search(pattern, line), line
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "path;label\na;b\n",
+            r"the first line is 'path;label'; expected the columns path,label and optionally",
+        ),
+        ("path,label,segment\n", r"the first line is 'path,label,segment'"),
+        ("path,label,path\n", r"the first line is 'path,label,path'"),
+        ("", r"the first line is ''"),
+        ("path,label\n", r"the table has no rows"),
+        (b"path,label\nM\xe4rz.mp4,Fire\n", r"byte 12 is not UTF-8; save it as UTF-8"),
+        ('path,label\n"a.mp4,Fire\n', r"line 2: no CSV"),
+        ("path,label\na.mp4,Calm\n", r"none of the labels Calm is Normal or normal"),
+    ],
+)
+def test_a_table_that_is_none(tmp_path, content, message):
+    with pytest.raises(InputError, match=message):
+        _rows(tmp_path, content)
+
+
+def test_a_missing_table_and_a_missing_root(tmp_path):
+    with pytest.raises(InputError, match=r"dataset\.table .*no\.csv: no such file"):
+        load_dataset(_table(tmp_path, "", table=str(tmp_path / "no.csv")))
+    with pytest.raises(InputError, match=r"dataset\.root .*nowhere: no such folder"):
+        _rows(tmp_path, "path,label\na.mp4,Normal\nb.mp4,Fire\n", root=str(tmp_path / "nowhere"))

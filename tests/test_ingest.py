@@ -1,0 +1,215 @@
+"""Rows built from tables and files, and the stage as DVC runs it."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+from conftest import PROJECT
+from ingest_helpers import ROWS, make_corpus, table_params
+
+from vadclip.config import IngestParams
+from vadclip.errors import InputError
+from vadclip.files import sha256_file
+from vadclip.ingest.rows import describe, ingest
+from vadclip.labels import Classes
+from vadclip.manifest import Manifest, Segment, Video, read_manifest, write_manifest
+
+SPLIT = IngestParams(val_fraction=0.25, seed=0)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Good and bad files, and a probe cache that this module's tests share."""
+    return make_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+def _cache(corpus: Path) -> Path:
+    return corpus / ".cache" / "probe.parquet"
+
+
+def test_a_bad_file_is_a_row_that_says_why(corpus, tmp_path):
+    manifest = ingest(table_params(corpus, ROWS, tmp_path), SPLIT, probe_cache=_cache(corpus)).manifest
+    assert [video.video_id for video in manifest.videos] == sorted(
+        ["long", "sub__a#b=c.d", "short", "empty", "text", "folder", "missing"]
+    )
+    videos = {video.video_id: video for video in manifest.videos}
+    good = videos["sub__a#b=c.d"]
+    assert (good.num_frames, good.fps, good.width, good.height) == (40, 10.0, 96, 64)
+    assert good.content_hash == sha256_file(corpus / good.uri)
+    assert good.bytes == (corpus / good.uri).stat().st_size
+    assert good.probe_error is None
+    assert videos["short"].too_short
+    assert videos["empty"].probe_error == "the file is empty"
+    assert "FFmpeg cannot read it as a video" in videos["text"].probe_error
+    assert videos["text"].content_hash == sha256_file(corpus / "text.mp4")
+    assert videos["folder"].probe_error == "it is a folder or a device, not a file"
+    assert videos["missing"].probe_error == "there is no such file"
+    assert all(video.num_frames == 0 for video in videos.values() if video.probe_error)
+    # 50 frames give 3 snippets, so frame truth ends at 48; the segments stay as they are, overlap and all.
+    assert videos["long"].frame_spans == ((4, 48),)
+    assert videos["long"].segments == (Segment(4, 20, "Fire"), Segment(18, 49, "Fire"))
+
+    lines = describe(manifest)
+    assert "text cannot be used: FFmpeg" in " ".join(lines)
+    assert lines[-1] == (
+        "7 videos of 7 sources: train 4, val 0 (0.0% of both), test 3; Normal 3/0/1, Fire 1/0/2; "
+        "4 failed, 1 too short"
+    )
+
+
+def test_a_manifest_does_not_depend_on_row_order_cache_or_place(corpus, tmp_path):
+    def manifest_bytes(rows, root, cache):
+        write_manifest(
+            ingest(table_params(root, rows, tmp_path), SPLIT, probe_cache=cache).manifest, tmp_path / "m"
+        )
+        return (tmp_path / "m").read_bytes()
+
+    first = manifest_bytes(ROWS, corpus, _cache(corpus))
+    assert str(corpus).encode() not in first
+    elsewhere = tmp_path / "else where"
+    shutil.copytree(corpus, elsewhere, ignore=shutil.ignore_patterns(".cache"))
+    (elsewhere / "long.mp4").touch()
+    rows = [ROWS[0].replace("long.mp4", f"{elsewhere}/long.mp4"), *ROWS[1:]]
+    assert manifest_bytes(rows[::-1], elsewhere, tmp_path / "new" / "probe.parquet") == first
+
+
+def test_a_bad_table_names_every_bad_row_those_that_only_the_files_show_too(corpus, tmp_path):
+    rows = [
+        "long.mp4,Fire,test,4-20;40-51",
+        "./long.mp4,Fire,test,4-20",
+        "../x.mp4,Fire,train,",
+        "sub/a#b=c.d.mp4,Flood,test,60-70",
+        "short.mp4,Fire,test,",
+        "text.mp4,Normal|Fire,train,",
+        "missing.mp4,Fire,test,9-3",
+        "empty.mp4,Fire,test,5-500",
+    ]
+    params = table_params(corpus, rows, tmp_path, classes={"Normal": "normal", "Fire": "fire"})
+    with pytest.raises(InputError) as raised:
+        ingest(params, SPLIT, probe_cache=_cache(corpus))
+    for part in (
+        "7 bad rows: ",
+        "row 2 (long.mp4): segment 40-51 ends behind the 50 frames there are",
+        "row 3 (./long.mp4): the same video (duplicate id) as row 2 (long.mp4)",
+        "row 4 (../x.mp4): the path leaves the root",
+        "row 5 (sub/a#b=c.d.mp4): unknown label 'Flood' (dataset.classes has Normal, Fire), "
+        "segment 60-70 ends behind the 40 frames there are",
+        "row 6 (short.mp4): an anomalous test video without segments: say when it happens, or set",
+        "row 7 (text.mp4): Normal (normal) together with another label",
+        "row 8 (missing.mp4): segment '9-3' is empty or reversed",
+    ):
+        assert part in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_untimed_videos_count_throughout_when_that_is_said(corpus, tmp_path):
+    rows = ["long.mp4,Fire|Theft,test,", "sub/a#b=c.d.mp4,Normal,test,", "text.mp4,Fire,test,"]
+    params = table_params(corpus, rows, tmp_path, untimed="whole_video")
+    long, normal, broken = ingest(params, SPLIT, probe_cache=_cache(corpus)).manifest.videos
+    assert long.untimed
+    assert long.segments == (Segment(0, 50, "Fire"), Segment(0, 50, "Theft"))
+    assert long.frame_spans == ((0, 48),)
+    assert (normal.untimed, normal.segments, normal.frame_spans) == (False, (), ())
+    assert (broken.untimed, broken.segments) == (True, ())
+
+
+def test_a_split_column_that_says_val_wins(corpus, tmp_path):
+    rows = ["long.mp4,Fire,val,4-20", "sub/a#b=c.d.mp4,Normal,train,", "short.mp4,Normal,train,"]
+    manifest = ingest(
+        table_params(corpus, rows, tmp_path),
+        IngestParams(val_fraction=0.9, seed=0),
+        probe_cache=_cache(corpus),
+    ).manifest
+    assert [video.video_id for video in manifest.split("val")] == ["long"]
+    assert manifest.split("val")[0].segments == ()  # validation never sees times
+
+
+def test_a_root_behind_an_address_gives_the_same_rows(corpus, tmp_path):
+    local = ingest(table_params(corpus, ROWS[:3], tmp_path), SPLIT, probe_cache=_cache(corpus)).manifest
+    params = table_params(corpus, ROWS[:3], tmp_path, root=f"file://{corpus}")
+    assert ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest == local
+
+
+def test_the_user_is_told_what_to_look_into():
+    base = Video(
+        video_id="a", uri="a.mp4", split="train", source_id="film", labels=("Normal",), segments=(),
+        frame_spans=(), num_frames=32, fps=25, width=1, height=1, bytes=1, content_hash="1", probe_error=None,
+    )  # fmt: skip
+    empty = replace(base, num_frames=0, content_hash="0", probe_error="the file is empty")
+    videos = [base, replace(base, video_id="b", split="test"), replace(base, video_id="c", split="val")]
+    # Two empty files are no copies of a video.
+    videos += [replace(empty, video_id=f"e{i:02d}", split="test" if i else "train") for i in range(22)]
+    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
+    lines = describe(Manifest(dataset="table", source="videos", classes=classes, videos=tuple(videos)))
+    assert lines[0] == "e00 cannot be used: the file is empty"
+    assert lines[20:] == [
+        "... and 2 more that cannot be used",
+        "1 sources stand in both train and test: the test figures may flatter",
+        "1 test videos are byte for byte in train too, b for one",
+        "25 videos of 1 sources: train 2, val 1 (33.3% of both), test 22; Normal 2/1/22, Fire 0/0/0; "
+        "22 failed, 0 too short",
+    ]
+
+
+# The stage
+
+
+@pytest.fixture
+def project(corpus, tmp_path):
+    """A folder with params.yaml, a table and the corpus, and the way to start the stage in it."""
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["clip"].update(model="ViT-B-16-quickgelu", pretrained="openai", quick_gelu=None)
+    params["dataset"].update(name="table", root=str(corpus), table="videos.csv")
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    table_params(corpus, ROWS, tmp_path)
+    return tmp_path
+
+
+def _stage(project: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    return subprocess.Popen(
+        [sys.executable, "-m", "flows.ingest"], cwd=project, env=environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def test_the_stage_writes_both_files_and_ends_with_the_counts(project):
+    process = _stage(project)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.splitlines()[-1].startswith("ingest: 7 videos of 7 sources: train 4, val 0")
+    assert len(read_manifest(project / "manifest.parquet").videos) == 7
+    assert json.loads((project / "inputs.json").read_text()) == {}
+    assert (project / ".cache" / "probe.parquet").is_file()
+
+
+def test_the_stage_ends_at_once_on_ctrl_c_and_leaves_no_process(project, corpus):
+    with open(project / "huge.mp4", "wb") as huge:
+        huge.truncate(50 << 30)  # sparse: takes minutes to hash, and no disk
+    table_params(project, ["huge.mp4,Normal,train,", f"{corpus}/long.mp4,Fire,train,"], project)
+    params = (project / "params.yaml").read_text().replace(str(corpus), str(project))
+    (project / "params.yaml").write_text(params)
+    process = _stage(project)
+    parent = psutil.Process(process.pid)
+    deadline = time.monotonic() + 30
+    while not any("spawn_main" in " ".join(child.cmdline()) for child in parent.children()):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.02)
+    workers = parent.children()
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=10)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert psutil.wait_procs(workers, timeout=5)[1] == []
+    assert not (project / "manifest.parquet").exists()
+    (project / "huge.mp4").unlink()

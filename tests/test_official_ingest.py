@@ -1,0 +1,122 @@
+"""The authors' features through ingest: rows from headers alone, and both test sets at their true lengths."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vadclip.config import DatasetParams, IngestParams
+from vadclip.ingest.rows import describe, ingest
+from vadclip.manifest import Segment
+
+SPLIT = IngestParams(val_fraction=0.25, seed=0)
+
+
+def _crop(folder: Path, name: str, crop: int, rows: int, width: int = 4, dtype=np.float16) -> Path:
+    path = folder / f"{name}__{crop}.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.full((rows, width), crop + 0.5, dtype))
+    return path
+
+
+def _ucf(tmp_path: Path, train: list[str], test: list[str]) -> DatasetParams:
+    annotations = tmp_path / "lists"
+    annotations.mkdir()
+    for name, videos in (("ucf_CLIP_rgb.csv", train), ("ucf_CLIP_rgbtest.csv", test)):
+        rows = [f"/foreign/place/{video}__0.npy,{video.split('/')[0]}" for video in videos]
+        (annotations / name).write_text("\n".join(["path,label", *rows]) + "\n")
+    lines = [f"{video.split('/')[1]}  {video.split('/')[0]}  20  60  -1  -1" for video in test]
+    (annotations / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(lines) + "\n")
+    return DatasetParams(
+        name="ucf_crime", root=str(tmp_path / "root"), source="official_features", table=None,
+        annotations=str(annotations), classes=None, untimed="error",
+    )  # fmt: skip
+
+
+def test_official_features_need_no_video(tmp_path):
+    root = tmp_path / "root"
+    for crop in range(10):
+        _crop(root / "Abuse", "Abuse001_x264", crop, 7)
+    _crop(root, "Arson011_x264", 5, 3, dtype=np.float32)  # ends at 48, annotated to 60
+    _crop(root, "Arrest001_x264", 0, 0)
+    _crop(root, "Arrest002_x264", 0, 5)
+    _crop(root, "Arrest002_x264", 1, 6)
+    np.save(root / "Arrest003_x264__0.npy", np.array([{"a": 1}], object), allow_pickle=True)
+    np.save(root / "Arrest004_x264__0.npy", np.zeros((4, 4)))
+    cut = _crop(root, "Arrest005_x264", 0, 5)
+    cut.write_bytes(cut.read_bytes()[:-1])
+    (root / "Arrest006_x264__0.npy").write_text("no array")
+    train = ["Abuse/Abuse001_x264", *(f"Arrest/Arrest00{i}_x264" for i in range(1, 8))]
+    params = _ucf(tmp_path, train, ["Arson/Arson011_x264"])
+    manifest = ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest
+    assert manifest.source == "official_features"
+    videos = {video.video_id.removesuffix("_x264"): video for video in manifest.videos}
+    abuse, arson = videos["Abuse001"], videos["Arson011"]
+    assert (abuse.uri, abuse.num_frames, abuse.num_snippets, abuse.fps) == (
+        "Abuse/Abuse001_x264",
+        112,
+        7,
+        0.0,
+    )
+    assert abuse.bytes == sum(path.stat().st_size for path in (root / "Abuse").iterdir())
+    assert (arson.segments, arson.frame_spans) == ((Segment(20, 60, "Arson"),), ((20, 48),))
+    assert videos["Arrest001"].too_short
+    errors = {name: video.probe_error for name, video in videos.items() if video.probe_error}
+    assert errors == {
+        "Arrest002": "its crops differ in shape: 5x4 and 6x4",
+        "Arrest003": "crop 0: it holds Python objects, which are never loaded",
+        "Arrest004": "crop 0: it holds float64 of shape [4, 4], and features are float16 or float32 "
+        "[rows, width]",
+        "Arrest005": "crop 0: it has 167 bytes and its header promises 168",
+        "Arrest006": errors["Arrest006"],
+        "Arrest007": "there is no crop file (<name>__<crop>.npy) of it",
+    }
+    assert errors["Arrest006"].startswith("crop 0: it is no .npy file (")
+    _crop(root / "Abuse", "Abuse001_x264", 9, 7, dtype=np.float32)
+    again = ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest.videos
+    assert [old.video_id for old, new in zip(manifest.videos, again, strict=True) if old != new] == [
+        "Abuse001_x264"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "test_crop", "counts"),
+    [("ucf_crime", "ucf", 5, (1610, 290, 14)), ("xd_violence", "xd", 0, (3954, 800, 7))],
+)
+def test_official_test_sets_at_their_true_lengths(name, code, test_crop, counts, shared_folder, tmp_path):
+    annotations = shared_folder / "data" / "annotations"
+    with open(annotations / "test_rows.csv") as file:
+        rows = {row["video"]: int(row["rows"]) for row in csv.DictReader(file) if row["dataset"] == code}
+    assert len(rows) == counts[1]
+    for video, count in rows.items():
+        _crop(tmp_path / "features", video, test_crop, count, width=1)
+    params = DatasetParams(
+        name=name, root=str(tmp_path / "features"), source="official_features", table=None,
+        annotations=str(annotations / "vadclip_official" / "list"), classes=None, untimed="error",
+    )  # fmt: skip
+    manifest = ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest
+    train, test = manifest.split("train"), manifest.split("test")
+    assert (len(train), len(test), len(manifest.classes)) == counts
+    assert {video.video_id: video.num_snippets for video in test} == rows
+    assert all(video.probe_error for video in train)  # lists only, no files
+    truth = json.loads((annotations / "vadclip_official" / f"gt_segments_{code}.json").read_text())
+    official = {entry["path"].rsplit("/", 1)[-1].rsplit("__", 1)[0]: entry for entry in truth}
+    clamped = 0
+    for video in test:
+        entry, length = official[video.video_id], 16 * video.num_snippets
+        if video.labels == (manifest.classes.normal,):
+            assert (video.segments, video.frame_spans) == ((), ())
+            assert [float(end) for _, end in entry["segments"]] == [length]
+            continue
+        assert len(video.segments) == len(entry["segments"])
+        assert video.frame_spans == tuple(sorted(video.frame_spans))
+        assert all(0 <= start < end <= length for start, end in video.frame_spans)
+        clamped += any(part.end_frame > length for part in video.segments)
+    assert clamped > 0
+    frames = sum(end - start for video in test for start, end in video.frame_spans)
+    # What is lost against 84,189 and 538,324 lies behind the last whole snippet of a video.
+    assert frames == {"ucf": 84_160, "xd": 537_805}[code]
+    line = describe(manifest)[-1]
+    assert f"train {counts[0]:,}, val 0 (0.0% of both), test {counts[1]:,}" in line

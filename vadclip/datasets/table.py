@@ -1,0 +1,222 @@
+"""Own videos: a CSV of path,label[,split][,segments][,group], one row per video.
+
+- `path`: relative to `dataset.root` (null: to the CSV's folder), or absolute, or a URI such as s3://...
+- `label`: one label, or several separated by `|`; normal stands alone.
+- `split`: train, val or test; without this column every video is train. If any row says val, none is carved.
+- `segments`: when it happens, in frames counted from 0, the end not included: `240-410` or
+  `240-410;900-1200`. With several labels each says its own: `240-410:Fighting;300-380:Shooting`. Only those
+  of test videos count: others are checked and then left out, so that a row may change its split without being
+  edited.
+- `group`: videos of one camera or film; they never stand on both sides of the train/val cut.
+
+    path,label,split,segments
+    gate/monday.mp4,Normal,train,
+    gate/tuesday.mp4,Fighting|Shooting,test,240-410:Fighting;300-380:Shooting
+"""
+
+import csv
+import hashlib
+import io
+import os
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadclip.config import DatasetParams
+from vadclip.datasets.raw import RawDataset, RawVideo
+from vadclip.errors import InputError
+from vadclip.files import safe_name
+from vadclip.labels import LABEL_SEPARATOR, Classes, classes_from
+from vadclip.manifest import SPLITS, Segment, dataset_root, is_remote, leaves_root
+
+REQUIRED_COLUMNS = ("path", "label")
+OPTIONAL_COLUMNS = ("split", "segments", "group")
+_SEGMENT = re.compile(r"(?P<start>\d{1,12})\s*-\s*(?P<end>\d{1,12})(?:\s*:\s*(?P<label>.+))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def load(params: DatasetParams) -> RawDataset:
+    """Read the table.
+
+    Raises InputError if it is missing, is not UTF-8 CSV, has wrong columns or no normal class; rows that are
+    wrong are described in the result's `problems`, every one.
+    """
+    assert params.table is not None  # DatasetParams makes sure
+    path = Path(params.table).expanduser()
+    rows = list(_read_rows(path))
+    if not rows:
+        raise InputError(f"{path}: the table has no rows")
+    root = dataset_root(params)
+    if not is_remote(root) and not Path(root).is_dir():
+        raise InputError(f"dataset.root {root}: no such folder")
+    parsed = [_parse(row, root) for row in rows]
+    classes = classes_from((label for row in parsed for label in row.labels), params.classes)
+    first_rows: dict[str, str] = {}
+    problems = {}
+    for row in parsed:
+        wrong = [*row.problems, *_label_problems(row, classes)]
+        if row.uri:
+            first = first_rows.setdefault(row.uri, row.origin)
+            if first != row.origin:
+                wrong.append(f"the same video (duplicate id) as {first}")
+        if wrong:
+            problems[row.origin] = ", ".join(wrong)
+    ids = video_ids(row.uri for row in parsed if row.uri)
+    ignored = sum(row.split != "test" and bool(row.segments) for row in parsed)
+    return RawDataset(
+        name=params.name,
+        classes=classes,
+        videos=tuple(
+            RawVideo(
+                uri=row.uri,
+                labels=row.labels,
+                split=row.split,
+                segments=row.segments,
+                video_id=ids[row.uri],
+                source_id=row.group or ids[row.uri],
+                origin=row.origin,
+            )
+            for row in parsed
+            if row.uri and first_rows[row.uri] == row.origin
+        ),
+        problems=problems,
+        notes=(f"{path}: segments of {ignored} train and val videos are not used",) if ignored else (),
+    )
+
+
+def video_ids(uris: Iterator[str]) -> dict[str, str]:
+    """Name each uri: `gate/monday.mp4` -> `gate__monday`.
+
+    Names that would be equal (letter case does not count, some disks fold it), too long or unsafe get a hash
+    of the uri. The result depends on the set of uris only, not on this machine or the order of the rows.
+    """
+    names = {}
+    for uri in set(uris):
+        path = uri.split("://", 1)[-1].strip("/")
+        folder, file_name = posixpath.split(path)
+        names[uri] = posixpath.join(folder, posixpath.splitext(file_name)[0]).replace("/", "__")
+    count = Counter(name.casefold() for name in names.values())
+    for uri, name in names.items():
+        if count[name.casefold()] > 1 or not safe_name(name):
+            digest = hashlib.sha256(uri.encode()).hexdigest()[:12]
+            readable = re.sub(r"[^\w.-]", "_", name).encode()[:150].decode(errors="ignore")
+            names[uri] = f"{readable}~{digest}"
+    return names
+
+
+@dataclass(frozen=True)
+class _Row:
+    origin: str
+    uri: str
+    """Empty if the path is unusable."""
+    labels: tuple[str, ...]
+    split: str
+    segments: tuple[Segment, ...]
+    group: str
+    problems: tuple[str, ...]
+
+
+def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
+    """Yield (row number as a spreadsheet shows it, cells by column, whether the cells fit the columns)."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"dataset.table {path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"dataset.table {path}: byte {error.start} is not UTF-8; save it as UTF-8") from None
+    except OSError as error:
+        raise InputError(f"dataset.table {path} cannot be read: {error.strerror}") from None
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+        if len(set(header)) != len(header) or not set(REQUIRED_COLUMNS) <= set(header) <= set(known):
+            raise InputError(
+                f"dataset.table {path}: the first line is {','.join(header)!r}; expected the columns "
+                f"{','.join(REQUIRED_COLUMNS)} and optionally {','.join(OPTIONAL_COLUMNS)}"
+            )
+        for number, cells in enumerate(reader, 2):
+            if any(cell.strip() for cell in cells):
+                padded = cells + [""] * (len(header) - len(cells))
+                yield number, dict(zip(header, padded, strict=False)), len(cells) == len(header)
+    except csv.Error as error:
+        raise InputError(f"dataset.table {path}, line {reader.line_num}: no CSV: {error}") from None
+
+
+def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
+    number, cells, complete = row
+    problems = []
+    if not complete:
+        problems.append("not as many cells as the first line names")
+    uri = _relative_uri(cells["path"], root)
+    if not uri:
+        problems.append("the path is empty or has control characters")
+    elif leaves_root(uri):
+        problems.append("the path leaves the root; write an absolute path if that is meant")
+        uri = ""
+    labels = tuple(label.strip() for label in cells["label"].split(LABEL_SEPARATOR))
+    if not all(labels):
+        problems.append(f"a label is empty in {cells['label']!r}" if any(labels) else "the label is empty")
+    elif len(set(labels)) != len(labels):
+        problems.append(f"a label stands twice in {cells['label']!r}")
+    split = cells.get("split", "train").strip()
+    if split not in SPLITS:
+        problems.append(f"split {split!r} is none of {', '.join(SPLITS)}")
+    segments = []
+    for part in cells.get("segments", "").split(";"):
+        try:
+            segments += [_segment(part.strip(), labels)] if part.strip() else []
+        except ValueError as error:
+            problems.append(str(error))
+    return _Row(
+        origin=f"row {number} ({cells['path'][:80]})",
+        uri=uri,
+        labels=tuple(label for label in labels if label),
+        split=split,
+        segments=tuple(segments),
+        group=cells.get("group", "").strip(),
+        problems=tuple(problems),
+    )
+
+
+def _relative_uri(path: str, root: str) -> str:
+    """Write a path without needless parts, and relative to the root where it lies beneath it."""
+    if not path.strip() or _CONTROL.search(path):
+        return ""
+    if is_remote(path) or is_remote(root):
+        return path.removeprefix(root.rstrip("/") + "/") if is_remote(root) else path
+    if os.path.isabs(path):
+        relative = os.path.relpath(path, root)
+        return posixpath.normpath(path) if leaves_root(relative) else Path(relative).as_posix()
+    return posixpath.normpath(path)
+
+
+def _segment(text: str, labels: tuple[str, ...]) -> Segment:
+    match = _SEGMENT.fullmatch(text)
+    if match is None:
+        raise ValueError(f"segment {text!r} is not start-end or start-end:label, in frames")
+    start, end, label = int(match["start"]), int(match["end"]), match["label"]
+    if start >= end:
+        raise ValueError(f"segment {text!r} is empty or reversed: the end must be behind the start")
+    if label is None and len(labels) > 1:
+        raise ValueError(f"segment {text!r} must say which of the labels it shows: start-end:label")
+    if label is not None and label not in labels:
+        raise ValueError(f"segment {text!r} shows a label that the video does not have")
+    return Segment(start, end, label or labels[0])
+
+
+def _label_problems(row: _Row, classes: Classes) -> list[str]:
+    problems = [
+        f"unknown label {label!r} (dataset.classes has {', '.join(classes.labels)})"
+        for label in row.labels
+        if label not in classes.labels
+    ]
+    if classes.normal in row.labels:
+        if len(row.labels) > 1:
+            problems.append(f"{classes.normal} (normal) together with another label")
+        if row.segments:
+            problems.append(f"segments on a {classes.normal} (normal) video, which has no anomaly")
+    return problems

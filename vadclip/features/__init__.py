@@ -1,0 +1,1 @@
+"""The feature store: Parquet shards with provenance, an index, a reader."""

@@ -1,0 +1,1 @@
+"""Stage 1, annotations and files to the manifest."""

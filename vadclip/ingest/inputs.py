@@ -1,0 +1,42 @@
+"""Files that params.yaml names beside the data, by content.
+
+A DVC param is a name: when the file behind `clip.pretrained` changes, the param does not. inputs.json says
+what the files hold, and the stages that read them depend on it.
+"""
+
+import json
+from pathlib import Path
+
+from vadclip.config import ClipParams, TrainParams
+from vadclip.errors import InputError
+from vadclip.files import sha256_file, write_bytes_if_changed
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+
+
+def named_files(clip: ClipParams, train: TrainParams) -> dict[str, str]:
+    """Return the params that name a file, key -> path as written; open_clip's names and tags are none."""
+    files = {}
+    if clip.model.endswith(".json"):
+        files["clip.model"] = clip.model
+    if clip.pretrained.endswith(WEIGHTS_SUFFIXES) or Path(clip.pretrained).is_file():
+        files["clip.pretrained"] = clip.pretrained
+    if train.checkpoint is not None:
+        files["train.checkpoint"] = train.checkpoint
+    return files
+
+
+def write_inputs(files: dict[str, str], path: Path) -> bool:
+    """Write inputs.json, `{"clip.model": {"path": ..., "sha256": ...}, ...}`; return whether it changed.
+
+    Raises InputError for a file that is not there.
+    """
+    entries = {}
+    for key, name in sorted(files.items()):
+        try:
+            entries[key] = {"path": name, "sha256": sha256_file(Path(name))}
+        except FileNotFoundError:
+            raise InputError(f"{key} is {name!r}: no such file") from None
+        except OSError as error:
+            raise InputError(f"{key} is {name!r}, which cannot be read: {error.strerror}") from None
+    return write_bytes_if_changed(path, (json.dumps(entries, indent=2) + "\n").encode())

@@ -1,0 +1,139 @@
+"""What ingest knows of the files: their frames counted and their bytes hashed, in processes of their own.
+
+A decoder that crashes or hangs costs one row and no run.
+"""
+
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+
+from vadclip.errors import InputError
+from vadclip.features.npy_files import read_feature_header
+from vadclip.files import sha256_file
+from vadclip.ingest.probe_cache import Identity, Probe, ProbeCache
+from vadclip.ingest.probe_pool import run_supervised
+from vadclip.manifest import SNIPPET_FRAMES, is_remote
+from vadclip.progress import track
+from vadclip.video.reader import probe
+
+MISSING = "there is no such file"
+SAVE_SECONDS = 30.0
+# A file may take this long before its decoder counts as hanging: a twentieth of the slowest decoding seen.
+LIMIT_SECONDS, LIMIT_BYTES_PER_SECOND = 300.0, 100_000.0
+_BLOCK_BYTES = 1 << 20
+
+
+def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None = None) -> dict[str, Probe]:
+    """Probe videos and .npy feature files, given as absolute paths or URIs; only new and changed ones are
+    opened.
+
+    Never fails for a file: a missing, unreadable or broken one has an `error`. `workers` processes (default:
+    one per core) look into files.
+    """
+    cache = ProbeCache(cache_file)
+    found: dict[str, Probe] = {}
+    todo: dict[str, Identity] = {}
+    for path in dict.fromkeys(paths):
+        identity = _identify(path)
+        if isinstance(identity, Probe):
+            found[path] = identity
+        elif (known := cache.recall(path, identity)) is not None:
+            found[path] = known
+        else:
+            todo[path] = identity
+    if not todo:
+        return found
+    # The largest first, so that no core is left with a long one at the end.
+    order = sorted(todo, key=lambda path: (-todo[path].size, path))
+    limits = {path: LIMIT_SECONDS + todo[path].size / LIMIT_BYTES_PER_SECOND for path in order}
+    saved = time.monotonic()
+    try:
+        with track(len(todo), "ingest: looking into files", "files") as progress:
+            for path, answer, failure in run_supervised(_look_into, order, limits, workers or _cores()):
+                found[path], lasting = answer or (Probe(bytes=max(0, todo[path].size), error=failure), True)
+                if lasting:
+                    cache.remember(path, todo[path], found[path])
+                if time.monotonic() - saved > SAVE_SECONDS:
+                    cache.save()
+                    saved = time.monotonic()
+                progress.advance()
+    finally:
+        cache.save()
+    return found
+
+
+def _look_into(path: str) -> tuple[Probe, bool]:
+    """Hash and probe one file; the flag says whether the finding is the file's own and worth remembering."""
+    name = path.rsplit("/", 1)[-1]
+    known = Probe()
+    try:
+        with _local_copy(path) as local:
+            known = replace(known, bytes=os.path.getsize(local), content_hash=sha256_file(Path(local)))
+            if name.endswith(".npy"):
+                header = read_feature_header(local)
+                return replace(known, num_frames=header.rows * SNIPPET_FRAMES, width=header.width), True
+            info = probe(local)
+            known = replace(known, num_frames=info.num_frames, fps=info.fps)
+            return replace(known, width=info.width, height=info.height), True
+    except InputError as error:  # VideoError too
+        return replace(known, error=_without_path(error, path)), True
+    except OSError as error:  # a disk or a network that may be back next time
+        return replace(known, error=f"it cannot be read ({error.strerror or type(error).__name__})"), False
+    except Exception as error:  # a decoder raises what it likes, and one file must not stop the others
+        return replace(known, error=f"{type(error).__name__}: {_without_path(error, path)}"), False
+
+
+def _without_path(error: Exception, path: str) -> str:
+    """The message on one line, equal on every machine."""
+    return " ".join(str(error).replace(path, path.rsplit("/", 1)[-1]).split())
+
+
+@contextmanager
+def _local_copy(path: str) -> Iterator[str]:
+    if not is_remote(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        local = os.path.join(folder, "copy")
+        with fsspec.open(path, "rb") as remote, open(local, "wb") as copy:
+            while block := remote.read(_BLOCK_BYTES):
+                copy.write(block)
+        yield local
+
+
+def _identify(path: str) -> Identity | Probe:
+    """Return a file's identity, or a finding that needs no look into it."""
+    try:
+        if is_remote(path):
+            filesystem, inner = fsspec.core.url_to_fs(path)
+            info = filesystem.info(inner)
+            marks = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
+            size = info.get("size")
+            stamp = next((str(mark) for mark in marks if mark), "")
+            identity = Identity(size=-1 if size is None else size, stamp=stamp)
+        else:
+            status = os.stat(path)
+            identity = Identity(size=status.st_size, stamp=str(status.st_mtime_ns))
+            if not stat.S_ISREG(status.st_mode):
+                return Probe(error="it is a folder or a device, not a file")
+    except FileNotFoundError:
+        return Probe(error=MISSING)
+    except OSError as error:
+        return Probe(error=f"it cannot be read ({error.strerror or type(error).__name__})")
+    except ImportError as error:
+        raise InputError(f"{path}: {error}; install the package that opens such addresses") from None
+    if identity.size == 0:
+        return Probe(error="the file is empty", content_hash=hashlib.sha256().hexdigest())
+    return identity
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,183 @@
+"""From annotations and files to the manifest: what there is, what it holds, what of it can be used.
+
+A bad table stops ingest and names every bad row; a bad file is a row that says why it cannot be used.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vadclip.config import DatasetParams, IngestParams
+from vadclip.datasets import load_dataset
+from vadclip.datasets.raw import RawVideo
+from vadclip.errors import InputError
+from vadclip.features.npy_files import CROPS, crop_path
+from vadclip.ingest.probe_cache import Probe
+from vadclip.ingest.probing import MISSING, probe_files
+from vadclip.ingest.validation_split import carve_validation
+from vadclip.labels import Classes
+from vadclip.manifest import (
+    SNIPPET_FRAMES,
+    SPLITS,
+    Manifest,
+    Segment,
+    Video,
+    dataset_root,
+    frame_spans,
+    locate_uri,
+)
+
+SHOWN_FAILURES = 20
+UNTIMED = (
+    "an anomalous test video without segments: say when it happens, or set dataset.untimed to whole_video"
+)
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """The manifest, and what the user should know though nothing is wrong."""
+
+    manifest: Manifest
+    notes: tuple[str, ...]
+
+
+def ingest(params: DatasetParams, split: IngestParams, *, probe_cache: Path) -> Ingested:
+    """Read the annotations, look into the files, carve validation videos.
+
+    Raises InputError for annotations that cannot be used, naming every bad row. `probe_cache` remembers what
+    was found out about files; see `probe_cache.ProbeCache`.
+    """
+    raw = load_dataset(params)
+    problems = {**raw.problems}
+    if params.untimed == "error":
+        untimed = [video.origin for video in raw.videos if _is_untimed(video, raw.classes)]
+        # A row that is bad already may have lost its segments by that.
+        _add(problems, [(origin, UNTIMED) for origin in untimed if origin not in problems])
+    # A table that is wrong already is checked to its end; only files that can add to the error are opened.
+    wanted = [video for video in raw.videos if not problems or (video.split == "test" and video.segments)]
+    probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache)
+    if not raw.may_overrun:
+        _add(problems, _overruns(wanted, probes))
+    if problems:
+        rows = "; ".join(f"{origin}: {wrong}" for origin, wrong in problems.items())
+        raise InputError(f"{len(problems)} bad rows: {rows}")
+    videos = [_row(video, probe, raw.classes) for video, probe in zip(wanted, probes, strict=True)]
+    if not any(video.split == "val" for video in videos):
+        carved = carve_validation(videos, split.val_fraction, split.seed)
+        videos = [replace(video, split="val") if video.video_id in carved else video for video in videos]
+    videos.sort(key=lambda video: video.video_id)
+    manifest = Manifest(dataset=raw.name, source=params.source, classes=raw.classes, videos=tuple(videos))
+    return Ingested(manifest=manifest, notes=raw.notes)
+
+
+def _add(problems: dict[str, str], more: Iterable[tuple[str, str]]) -> None:
+    for origin, wrong in more:
+        problems[origin] = f"{problems[origin]}, {wrong}" if origin in problems else wrong
+
+
+def _overruns(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
+    for video, probe in zip(videos, probes, strict=True):
+        if video.split == "test" and probe.error is None:
+            for part in video.segments:
+                if part.end_frame > probe.num_frames:
+                    segment = f"{part.start_frame}-{part.end_frame}"
+                    yield (
+                        video.origin,
+                        f"segment {segment} ends behind the {probe.num_frames} frames there are",
+                    )
+
+
+def probe_videos(videos: Sequence[RawVideo], root: str, source: str, cache: Path) -> list[Probe]:
+    """Look into the file, or into all crop files, of each video."""
+    paths = [locate_uri(video.uri, root) for video in videos]
+    if source == "videos":
+        found = probe_files(paths, cache)
+        return [found[path] for path in paths]
+    crops = [{crop: crop_path(path, crop) for crop in CROPS} for path in paths]
+    found = probe_files((path for files in crops for path in files.values()), cache)
+    return [_of_crops({crop: found[path] for crop, path in files.items()}) for files in crops]
+
+
+def _of_crops(crops: dict[int, Probe]) -> Probe:
+    """What the crop files of one video say together; which crops are needed, extract knows."""
+    there = {crop: probe for crop, probe in crops.items() if probe.error != MISSING}
+    if not there:
+        return Probe(error="there is no crop file (<name>__<crop>.npy) of it")
+    digest = hashlib.sha256()
+    for crop, probe in there.items():
+        digest.update(f"{crop} {probe.content_hash}\n".encode())
+    known = Probe(
+        bytes=sum(probe.bytes for probe in there.values()),
+        content_hash=digest.hexdigest() if all(probe.content_hash for probe in there.values()) else "",
+    )
+    broken = [f"crop {crop}: {probe.error}" for crop, probe in there.items() if probe.error is not None]
+    if broken:
+        return replace(known, error="; ".join(broken))
+    shapes = {(probe.num_frames // SNIPPET_FRAMES, probe.width) for probe in there.values()}
+    if len(shapes) > 1:
+        listed = " and ".join(f"{rows}x{width}" for rows, width in sorted(shapes))
+        return replace(known, error=f"its crops differ in shape: {listed}")
+    return replace(known, num_frames=next(iter(there.values())).num_frames)
+
+
+def _is_untimed(video: RawVideo, classes: Classes) -> bool:
+    anomalous = any(label != classes.normal for label in video.labels)
+    return video.split == "test" and anomalous and not (video.segments or video.spans)
+
+
+def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
+    num_frames = 0 if probe.error is not None else probe.num_frames
+    untimed = _is_untimed(video, classes)
+    segments = video.segments if video.split == "test" else ()
+    if untimed and num_frames:
+        segments = tuple(Segment(0, num_frames, label) for label in video.labels if label != classes.normal)
+    spans = video.spans if video.split == "test" else ()
+    if spans is None or untimed:
+        spans = tuple((part.start_frame, part.end_frame) for part in segments)
+    return Video(
+        video_id=video.video_id,
+        uri=video.uri,
+        split=video.split,
+        source_id=video.source_id,
+        labels=video.labels,
+        segments=segments,
+        frame_spans=frame_spans(spans, num_frames // SNIPPET_FRAMES * SNIPPET_FRAMES),
+        num_frames=num_frames,
+        fps=probe.fps,
+        width=probe.width,
+        height=probe.height,
+        bytes=probe.bytes,
+        content_hash=probe.content_hash,
+        probe_error=probe.error,
+        untimed=untimed,
+    )
+
+
+def describe(manifest: Manifest) -> list[str]:
+    """Tell the user what is in the manifest: first what to look into, then, as the last line, the counts."""
+    videos = manifest.videos
+    train, val, test = (manifest.split(name) for name in SPLITS)
+    failed = [video for video in videos if video.probe_error is not None]
+    lines = [f"{video.video_id} cannot be used: {video.probe_error}" for video in failed[:SHOWN_FAILURES]]
+    if len(failed) > SHOWN_FAILURES:
+        lines.append(f"... and {len(failed) - SHOWN_FAILURES} more that cannot be used")
+    shared = {video.source_id for video in (*train, *val)} & {video.source_id for video in test}
+    if shared:
+        lines.append(f"{len(shared)} sources stand in both train and test: the test figures may flatter")
+    hashes = {video.content_hash for video in (*train, *val) if video.probe_error is None}
+    copies = [video.video_id for video in test if video.probe_error is None and video.content_hash in hashes]
+    if copies:
+        lines.append(f"{len(copies)} test videos are byte for byte in train too, {copies[0]} for one")
+    per_class = []
+    for label in manifest.classes.labels:
+        counts = [sum(label in video.labels for video in part) for part in (train, val, test)]
+        per_class.append(f"{label} {'/'.join(map(str, counts))}")
+    sources = {video.source_id for video in videos}
+    share = len(val) / max(1, len(train) + len(val))
+    lines.append(
+        f"{len(videos):,} videos of {len(sources):,} sources: train {len(train):,}, val {len(val):,} "
+        f"({share:.1%} of both), test {len(test):,}; {', '.join(per_class)}; {len(failed)} failed, "
+        f"{sum(video.too_short for video in videos)} too short"
+    )
+    return lines
