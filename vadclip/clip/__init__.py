@@ -1,0 +1,1 @@
+"""The frozen CLIP: crops, image tower, text tower, weights."""

@@ -1,0 +1,51 @@
+"""Which CLIP the params name, known without loading it when it was loaded before.
+
+Building a CLIP takes seconds and hundreds of MB; a run of the extract stage that finds nothing to do needs
+only its fingerprint. It is remembered in the cache folder under a hash of all it depends on, the code
+included; deleting the file changes nothing.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from vadclip.config import ClipParams
+from vadclip.features.provenance import ClipIdentity
+from vadclip.files import sha256_file, write_text_atomic
+
+_CODE = ("frozen.py", "weights.py")
+
+
+def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
+    """Return the identity of the CLIP that `params` name; raises InputError as `clip.load_clip` does."""
+    remembered = cache / "clip" / f"{_key(params)}.json"
+    try:
+        return ClipIdentity(**json.loads(remembered.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    from vadclip.clip.frozen import load_clip
+
+    clip = load_clip(params, device="cpu")
+    identity = ClipIdentity(
+        name=clip.name,
+        fingerprint=clip.fingerprint,
+        quick_gelu=clip.quick_gelu,
+        image_size=clip.image_size,
+        embed_dim=clip.embed_dim,
+    )
+    write_text_atomic(remembered, json.dumps(asdict(identity), indent=2) + "\n")
+    return identity
+
+
+def _key(params: ClipParams) -> str:
+    named = [params.model, params.pretrained]
+    facts = {
+        "files": [sha256_file(Path(name)) if Path(name).is_file() else name for name in named],
+        "name": Path(params.model).name,
+        "quick_gelu": params.quick_gelu,
+        "open_clip": importlib.metadata.version("open_clip_torch"),
+        "code": [sha256_file(Path(__file__).with_name(name)) for name in _CODE],
+    }
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
