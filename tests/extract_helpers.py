@@ -1,0 +1,71 @@
+"""The extract stage without Ray: the real worker, in this process."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+
+import torch
+from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
+
+from vadclip.clip.identity import identify_clip
+from vadclip.config import ClipParams, ExtractParams
+from vadclip.extract.fill import Filled, fill_store
+from vadclip.extract.units import Unit
+from vadclip.extract.work import Outcome
+from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.features.provenance import Provenance
+from vadclip.features.store import FeatureStore
+from vadclip.manifest import Manifest
+
+BATCH = 16
+
+
+def tiny_clip(folder: Path, image_size: int = 32, seed: int = 0) -> ClipParams:
+    """Write a CLIP of a tenth of a MB; its image tower takes milliseconds."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = tiny_config(image_size)
+    return write_clip(folder, config, sparse_tokens(random_state(config, seed), ["normal"]))
+
+
+class LocalRunner:
+    """Runs units one after the other with the real worker; a real machine's faults end the test."""
+
+    def __init__(self, clip: ClipParams, provenance: Provenance, decoder: str = "decord") -> None:
+        self.clip, self.provenance, self.decoder = clip, provenance, decoder
+        self.units: list[Unit] = []
+        self.beats: list[float] = []
+
+    def __call__(
+        self, units: Sequence[Unit], folder: Path, **callbacks: object
+    ) -> Generator[Outcome[Unit, UnitReport], None, None]:
+        settings = WorkerSettings(
+            clip=self.clip, provenance=self.provenance, device="cpu", threads=torch.get_num_threads(),
+            decoder=self.decoder, batch_images=BATCH, temporary=str(folder),
+        )  # fmt: skip
+        worker = ExtractWorker(settings)
+        for unit in units:
+            self.units.append(unit)
+            yield Outcome(unit, worker.run(unit, self.beats.append), None)
+
+
+def extract_params(**changes: object) -> ExtractParams:
+    settings = {"frames_per_snippet": 1, "train_crops": 10, "test_crop": 0, "max_failed_fraction": 0.0}
+    return ExtractParams(**(settings | changes))
+
+
+def extract_here(
+    folder: Path,
+    manifest: Manifest,
+    root: Path,
+    clip: ClipParams,
+    params: ExtractParams,
+    *,
+    decoder: str = "decord",
+    unit_images: int = 100,
+) -> tuple[Filled, LocalRunner]:
+    """Fill `folder`/features from the videos under `root`."""
+    identity = identify_clip(clip, folder / ".cache")
+    provenance = Provenance.encoded(identity, clip.precision, params.frames_per_snippet)
+    runner = LocalRunner(clip, provenance, decoder)
+    store = FeatureStore(folder / "features", folder / ".cache", provenance)
+    filled = fill_store(store, manifest, str(root), params, unit_images=unit_images, run_units=runner)
+    return filled, runner

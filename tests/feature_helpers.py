@@ -1,0 +1,128 @@
+"""Feature stores filled with made-up rows that tell their own video, crop and snippet."""
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from vadclip.config import ExtractParams
+from vadclip.extract.fill import Filled, fill_store
+from vadclip.extract.units import Unit
+from vadclip.extract.work import Outcome
+from vadclip.extract.worker import UnitReport
+from vadclip.features.failures import Failure
+from vadclip.features.provenance import Provenance
+from vadclip.features.shards import write_shard
+from vadclip.features.store import FeatureStore, lock
+from vadclip.labels import Classes
+from vadclip.manifest import Manifest, Video
+
+WIDTH = 8
+PROVENANCE = Provenance(
+    source="encoded",
+    clip_name="tiny",
+    clip_fingerprint="f" * 64,
+    quick_gelu=True,
+    precision="fp32",
+    image_size=32,
+    embed_dim=WIDTH,
+    frames_per_snippet=1,
+    recipe="made up",
+)
+PARAMS = ExtractParams(frames_per_snippet=1, train_crops=5, test_crop=0, max_failed_fraction=0.0)
+
+
+def make_video(name: str, frames: int, split: str = "train", **changes: object) -> Video:
+    """A row of a manifest; `frames` in all."""
+    video = Video(
+        video_id=name, uri=f"{name}.mp4", split=split, source_id=name, labels=("Normal",), segments=(),
+        frame_spans=(), num_frames=frames, fps=25.0, width=96, height=64, bytes=1,
+        content_hash=f"hash of {name}", probe_error=None,
+    )  # fmt: skip
+    return replace(video, **changes)
+
+
+def make_manifest(videos: Iterable[Video]) -> Manifest:
+    """A manifest of videos in any order."""
+    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
+    return Manifest("table", "videos", classes, tuple(sorted(videos, key=lambda video: video.video_id)))
+
+
+def made_up_rows(video_id: str, crop: int, start: int, stop: int) -> np.ndarray:
+    """Rows [stop - start, WIDTH] that no other video, crop or snippet has."""
+    seed = sum(map(ord, video_id)) % 500
+    snippets = np.arange(start, stop, dtype=np.float64)[:, None]
+    return (seed + crop / 16 + snippets / 4 + np.arange(WIDTH) * 1000).astype(np.float16)
+
+
+class Runner:
+    """Runs units without a decoder; keeps what it was given."""
+
+    def __init__(
+        self, ends: dict[str, int] | None = None, order: Callable[[list[Unit]], list[Unit]] = list
+    ) -> None:
+        self.ends = ends or {}
+        """Frames that decoding finds of a video, where fewer than the manifest says."""
+        self.order = order
+        self.failing: dict[str, tuple[str, bool]] = {}
+        self.stop_after: int | None = None
+        self.units: list[Unit] = []
+
+    def __call__(
+        self, units: Sequence[Unit], folder: Path, **callbacks: object
+    ) -> Generator[Outcome, None, None]:
+        for number, unit in enumerate(self.order(list(units))):
+            if number == self.stop_after:
+                raise KeyboardInterrupt
+            if not callbacks["wanted"](unit):
+                continue
+            self.units.append(unit)
+            yield self.run(unit, folder)
+
+    def run(self, unit: Unit, folder: Path) -> Outcome:
+        blocks, arrays, failures = [], [], []
+        for part in unit.slices:
+            if part.video_id in self.failing:
+                error, lasting = self.failing[part.video_id]
+                failures.append(Failure(part.video_id, part.content_hash, error, lasting))
+                continue
+            frames = min(part.until_frame, self.ends.get(part.video_id, part.num_frames))
+            rows = max(0, min(part.stop, frames // 16) - part.start)
+            for crop in part.crops:
+                blocks.append(part.block(crop, rows=rows, frames=frames, decoder="pyav"))
+                arrays.append(made_up_rows(part.video_id, crop, part.start, part.start + rows))
+        shard = write_shard(folder, "part", PROVENANCE, blocks, arrays) if blocks else None
+        report = UnitReport(
+            str(shard) if shard else None, tuple(failures), {"encode": 0.5}, {"images": unit.images}
+        )
+        return Outcome(unit, report, None)
+
+    @property
+    def snippets(self) -> int:
+        """Snippets extracted so far, of each crop."""
+        return sum((part.stop - part.start) * len(part.crops) for unit in self.units for part in unit.slices)
+
+
+def fill(
+    folder: Path,
+    manifest: Manifest,
+    runner: Runner,
+    params: ExtractParams = PARAMS,
+    unit_images: int = 50,
+    provenance: Provenance = PROVENANCE,
+    tell: Callable[[str], None] = print,
+) -> Filled:
+    """One run of the extract stage in `folder`/features, with a runner in the workers' place."""
+    with lock(folder / "features"):
+        store = FeatureStore(folder / "features", folder / ".cache", provenance, tell)
+        return fill_store(store, manifest, "/videos", params, unit_images=unit_images, run_units=runner)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, by name."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }

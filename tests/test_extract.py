@@ -1,0 +1,422 @@
+"""From videos to rows: against a plain computation, whatever the decoder, the units and the interruptions."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import av
+import numpy as np
+import open_clip
+import pytest
+import torch
+import yaml
+from clip_helpers import tiny_config
+from extract_helpers import extract_here, extract_params, tiny_clip
+from feature_helpers import contents, make_manifest, make_video
+from safetensors.torch import load_file
+from video_helpers import rotate_mp4, write_video
+
+from vadclip.clip.identity import identify_clip
+from vadclip.config import load_params
+from vadclip.errors import InputError
+from vadclip.extract.slices import OpenVideo, extract, frame_numbers
+from vadclip.extract.units import Slice, Unit, plan_units, split_unit
+from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.features.coverage import Gap
+from vadclip.features.provenance import ClipIdentity, Provenance
+from vadclip.features.reader import FeatureReader, read_index
+from vadclip.manifest import dataset_root, read_manifest, write_manifest
+from vadclip.video.reader import probe
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four videos of different kinds, 64 + 3 frames and more."""
+    folder = tmp_path_factory.mktemp("corpus")
+    write_video(folder / "a.mp4", 67)
+    write_video(folder / "b.mkv", 40, size=(128, 96), gop=7)
+    rotate_mp4(write_video(folder / "c.mp4", 35), 90)
+    write_video(folder / "d.avi", 50, codec="mpeg4")
+    return folder
+
+
+def manifest_of(corpus: Path, names: str = "abcd"):
+    videos = []
+    for path in sorted(corpus.iterdir()):
+        if path.stem in names:
+            split = "test" if path.stem == "b" else "train"
+            videos.append(make_video(path.stem, probe(path).num_frames, split, uri=path.name))
+    return make_manifest(videos)
+
+
+# The straightforward computation
+
+
+def plain_frames(path: Path, rotation: int = 0) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    return [np.rot90(frame, rotation) for frame in frames]
+
+
+def plain_resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Bilinear, half-pixel centres, clamped at the border, rounded to whole grey levels."""
+
+    def weights(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
+        low = np.floor(at).astype(int)
+        return low, np.minimum(low + 1, size - 1), at - low
+
+    low, high, part = weights(frame.shape[0], height)
+    rows = frame[low] * (1 - part)[:, None, None] + frame[high] * part[:, None, None]
+    low, high, part = weights(frame.shape[1], width)
+    return np.round(rows[:, low] * (1 - part)[:, None] + rows[:, high] * part[:, None])
+
+
+def plain_crop(picture: np.ndarray, crop: int, size: int) -> np.ndarray:
+    height, width = picture.shape[:2]
+    x, y = {
+        0: ((width - size) // 2, (height - size) // 2),
+        1: (0, 0),
+        2: (width - size, 0),
+        3: (0, height - size),
+        4: (width - size, height - size),
+    }[crop % 5]
+    cut = picture[y : y + size, x : x + size]
+    return cut[:, ::-1] if crop >= 5 else cut
+
+
+def plain_features(frames: list[np.ndarray], crop: int, weights: Path, size: int) -> np.ndarray:
+    """Features [frames, 64] of whole frames, by open_clip's own encode_image, one by one."""
+    model = open_clip.CLIP(**tiny_config(size), quick_gelu=True)
+    state = {key: value for key, value in load_file(weights).items() if "token_embedding" not in key}
+    model.load_state_dict(state, strict=False)
+    model.eval()
+    width, height = {32: (49, 37), 64: (97, 73), 224: (340, 256)}[size]
+    mean, std = (np.array(values) for values in (open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD))
+    rows = []
+    for frame in frames:
+        cut = plain_crop(plain_resize(frame.astype(np.float64), width, height), crop, size)
+        image = torch.from_numpy((cut / 255 - mean) / std).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            rows.append(model.encode_image(image)[0].numpy())
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("size", [64, 224])
+def test_ten_crops_through_the_whole_path_equal_a_plain_computation(
+    size: int, corpus: Path, tmp_path: Path
+) -> None:
+    clip = tiny_clip(tmp_path / "clip", size)
+    manifest = manifest_of(corpus, "abc")
+    filled, _ = extract_here(tmp_path, manifest, corpus, clip, extract_params())
+    reader = FeatureReader(tmp_path / "features", manifest)
+    for name, rotation, crops in (("a.mp4", 0, range(10)), ("c.mp4", -1, range(10)), ("b.mkv", 0, [0])):
+        frames = plain_frames(corpus / name, rotation)
+        assert reader.rows(name[0]) == len(frames) // 16
+        for crop in crops:
+            chosen = [frames[16 * row + 8] for row in range(len(frames) // 16)]
+            expected = plain_features(chosen, crop, Path(clip.pretrained), size)
+            got = reader.array(name[0], crop).astype(np.float32)
+            # float16 keeps 11 bits; a grey level that rounds the other way adds a little.
+            np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-3)
+    assert filled.counts["images"] == (4 + 2) * 10 + 2
+
+
+def test_the_mean_of_sixteen_frames(corpus: Path, tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path / "clip", 32)
+    manifest = manifest_of(corpus, "a")
+    params = extract_params(frames_per_snippet=16, train_crops=1)
+    filled, _ = extract_here(tmp_path, manifest, corpus, clip, params, unit_images=33)
+    features = plain_features(plain_frames(corpus / "a.mp4")[:64], 0, Path(clip.pretrained), 32)
+    expected = features.reshape(4, 16, -1).mean(axis=1)
+    got = FeatureReader(tmp_path / "features", manifest).array("a", 0).astype(np.float32)
+    np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-3)
+    assert filled.counts["images"] == 64
+
+
+def test_rows_depend_neither_on_decoder_nor_on_units(corpus: Path, tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    manifest = manifest_of(corpus)
+    stores = []
+    for number, (decoder, unit_images) in enumerate(
+        [("decord", 1000), ("pyav", 1000), ("decord", 10), ("pyav", 7)]
+    ):
+        folder = tmp_path / str(number)
+        extract_here(
+            folder, manifest, corpus, clip, extract_params(), decoder=decoder, unit_images=unit_images
+        )
+        reader = FeatureReader(folder / "features", manifest)
+        arrays = {(v.video_id, crop): reader.array(v.video_id, crop).tobytes()
+                  for split in ("train", "test") for v in reader.videos(split)
+                  for crop in reader.crops(v.video_id)}  # fmt: skip
+        stores.append(arrays)
+        assert len(arrays) == 3 * 10 + 1
+        decoders = {row.video_id: row.decoder for row in read_index(folder / "features")[0]}
+        assert decoders == dict.fromkeys("abcd", "pyav") | (
+            dict.fromkeys("abc", "decord") if decoder == "decord" else {}
+        )
+    assert stores[0] == stores[1] == stores[2] == stores[3]
+
+
+# Units
+
+
+def test_units_are_cut_packed_and_sorted() -> None:
+    long = make_video("long", 16 * 100)
+    small = [make_video(f"s{number}", 16 * 3) for number in range(5)]
+    other = make_video("other", 16 * 7, "test")
+    gaps = [
+        *[(video, f"/v/{video.video_id}", Gap((0, 1), 0, video.num_snippets)) for video in [long, *small]],
+        (other, "/v/other", Gap((5,), 2, 7)),
+    ]
+    units = plan_units(gaps, frames_per_snippet=1, unit_images=20)
+    assert [unit.images for unit in units] == [20] * 10 + [18, 12, 5]
+    assert [(part.start, part.stop) for unit in units[:10] for part in unit.slices] == [
+        (start, start + 10) for start in range(0, 100, 10)
+    ]
+    assert [part.video_id for part in units[10].slices] == ["s0", "s1", "s2"]
+    assert [(part.video_id, part.crops, part.start, part.stop) for part in units[12].slices] == [
+        ("other", (5,), 2, 7)
+    ]
+    # 16 frames a snippet; one snippet is never cut.
+    units = plan_units([gaps[-1]], frames_per_snippet=16, unit_images=20)
+    assert [(unit.images, unit.slices[0].start) for unit in units] == [(16, start) for start in range(2, 7)]
+    assert plan_units([], frames_per_snippet=1, unit_images=20) == []
+
+
+def test_a_unit_splits_into_single_videos() -> None:
+    slices = tuple(Slice(name, "h", f"/{name}", 40, (0,), 0, 2) for name in "abc")
+    assert [part.slices for part in split_unit(Unit(slices, 1))] == [(part,) for part in slices]
+
+
+def test_the_last_slice_is_read_to_the_videos_end() -> None:
+    assert Slice("a", "h", "/a", 69, (0,), 0, 2).until_frame == 32
+    assert Slice("a", "h", "/a", 69, (0,), 2, 4).until_frame == 69
+    assert list(frame_numbers(Slice("a", "h", "/a", 69, (0,), 2, 4), 1)) == [40, 56]
+    assert list(frame_numbers(Slice("a", "h", "/a", 69, (0,), 1, 2), 16)) == list(range(16, 32))
+
+
+class Grey:
+    """An encoder whose features are the mean grey level and the crop; notes its batches."""
+
+    image_size, embed_dim = 32, 2
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def encode_crops(self, frames_NHW3, crops, batch_images):
+        self.calls.append(len(frames_NHW3))
+        grey_N = frames_NHW3.mean(axis=(1, 2, 3))
+        return np.stack([np.stack([grey_N, np.full(len(grey_N), crop)], -1) for crop in crops], 1).astype(
+            np.float32
+        )
+
+
+def test_encoder_batches_are_filled_across_videos(corpus: Path) -> None:
+    """3 crops in batches of 8 images: 8 frames make three whole batches; only the last is smaller."""
+    encoder, beats = Grey(), []
+    slices = [Slice(p.stem, "h", str(p), probe(p).num_frames, (0, 1, 5), 0, probe(p).num_frames // 16)
+              for p in sorted(corpus.iterdir())]  # fmt: skip
+    out = extract(Unit(tuple(slices), 1), encoder, OpenVideo("pyav"), batch_images=8, beat=beats.append)
+    assert encoder.calls == [8, 3]  # 4 + 2 + 2 + 3 snippets
+    assert sum(beats) == 33
+    assert [(block.video_id, block.crop, block.rows) for block in out.blocks] == [
+        (name, crop, rows) for name, rows in zip("abcd", (4, 2, 2, 3), strict=True) for crop in (0, 1, 5)
+    ]
+    assert all(array[:, 1].tolist() == [block.crop] * block.rows
+               for block, array in zip(out.blocks, out.arrays, strict=True))  # fmt: skip
+    assert set(out.seconds) == {"open", "decode", "resize", "wait", "encode"}
+    assert out.counts == {"images": 33, "frames": 67 + 40 + 35 + 50, "slices_pyav": 4}
+
+
+def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(
+    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"")
+    slices = [
+        Slice("a", "h", str(corpus / "a.mp4"), 67, (0,), 0, 4),
+        Slice("bad", "h", str(tmp_path / "bad.mp4"), 99, (0,), 0, 6),
+        Slice("gone", "h", str(tmp_path / "gone.mp4"), 99, (0,), 0, 6),
+        Slice("changed", "h", str(corpus / "b.mkv"), 99, (0,), 0, 6),
+        Slice("c", "h", str(corpus / "c.mp4"), 35, (0,), 0, 2),
+    ]
+    unit = Unit(tuple(slices), 1)
+    out = extract(unit, Grey(), OpenVideo("decord"), batch_images=4, beat=lambda amount: None)
+    assert [(block.video_id, block.rows) for block in out.blocks] == [("a", 4), ("c", 2)]
+    assert [(failure.video_id, failure.error, failure.lasting) for failure in out.failures] == [
+        ("bad", "the file is empty", True),
+        ("gone", "there is no such file", False),
+        (
+            "changed",
+            "it has 40 frames and the manifest says 99: the file changed after ingest, which must run again",
+            True,
+        ),
+    ]
+
+    class Broken(Grey):
+        def encode_crops(self, *arguments):
+            return super().encode_crops(*arguments) + np.float32("inf")
+
+    out = extract(unit, Broken(), OpenVideo("decord"), batch_images=4, beat=lambda amount: None)
+    assert out.blocks == []
+    assert out.failures[0].error == "its features are not finite: use clip.precision bf16 or fp32"
+
+    def unreadable(*arguments: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("vadclip.video.reader.scan", unreadable)
+    with pytest.raises(OSError, match="Input/output error"):
+        extract(unit, Grey(), OpenVideo("decord"), batch_images=4, beat=lambda amount: None)
+
+
+def test_a_failing_encoder_leaves_no_thread_behind(corpus: Path) -> None:
+    import threading
+
+    class Failing(Grey):
+        def encode_crops(self, *arguments):
+            raise RuntimeError("out of memory")
+
+    unit = Unit((Slice("a", "h", str(corpus / "a.mp4"), 67, (0,), 0, 4),) * 9, 1)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        extract(unit, Failing(), OpenVideo("pyav"), batch_images=4, beat=lambda amount: None)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "decode"] == []
+
+
+# The worker and the CLIP's identity
+
+
+def test_a_worker_refuses_a_machine_that_cannot_work(tmp_path: Path) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    identity = identify_clip(clip, tmp_path)
+    settings = WorkerSettings(
+        clip=clip, provenance=Provenance.encoded(identity, "fp32", 1), device="cpu", threads=1,
+        decoder="pyav", batch_images=4, temporary=str(tmp_path / "missing"),
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"node .* does not see .*missing: put the project on storage"):
+        ExtractWorker(settings)
+    other = replace(settings.provenance, clip_fingerprint="other")
+    with pytest.raises(InputError, match=r"node .* has other CLIP weights than the driver"):
+        ExtractWorker(replace(settings, temporary=str(tmp_path), provenance=other))
+
+
+def test_a_full_gpu_ends_the_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    provenance = Provenance.encoded(identify_clip(clip, tmp_path), "fp32", 1)
+    worker = ExtractWorker(
+        WorkerSettings(clip, provenance, "cpu", torch.get_num_threads(), "pyav", 4, str(tmp_path))
+    )
+
+    def full(*arguments: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(worker._clip), "encode_crops", full)
+    unit = Unit((Slice("a", "h", str(corpus / "a.mp4"), 67, (0,), 0, 4),), 1)
+    with pytest.raises(InputError, match="GPU memory is full with batches of 4 images: lower"):
+        worker.run(unit, lambda amount: None)
+
+
+def test_a_clip_is_known_without_loading_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clip = tiny_clip(tmp_path / "clip")
+    first = identify_clip(clip, tmp_path / "cache")
+    assert (first.name, first.image_size, first.embed_dim, first.quick_gelu) == ("clip.json", 32, 64, True)
+    with monkeypatch.context() as patch:
+        patch.setattr("vadclip.clip.frozen.load_clip", lambda *_, **__: pytest.fail("loaded"))
+        assert identify_clip(clip, tmp_path / "cache") == first
+    # Other weights under the same name, another activation, a damaged memory: looked up anew.
+    other = tiny_clip(tmp_path / "other")
+    tiny_clip(tmp_path / "clip", seed=1)
+    assert identify_clip(clip, tmp_path / "cache").fingerprint != first.fingerprint
+    assert identify_clip(other, tmp_path / "cache").fingerprint == first.fingerprint
+    gelu = other.model_copy(update={"quick_gelu": False})
+    assert identify_clip(gelu, tmp_path / "cache").quick_gelu is False
+    for path in (tmp_path / "cache" / "clip").iterdir():
+        path.write_text("{")
+    assert identify_clip(other, tmp_path / "cache") == first
+
+
+def test_provenance_says_what_decides_a_row() -> None:
+    identity = ClipIdentity("ViT-B-16-quickgelu", "f" * 64, True, 224, 512)
+    one, mean = (Provenance.encoded(identity, "fp32", frames) for frames in (1, 16))
+    assert one.fingerprint != mean.fingerprint
+    assert one.recipe.startswith(
+        "frame 8 of each 16; resize to 340x256 * S/224, bilinear, half-pixel centres"
+    )
+    assert one.recipe.endswith("not L2-normalised")
+    assert mean.recipe.startswith("float32 mean of each 16 frames")
+    assert Provenance.from_json(one.to_json()) == one
+
+
+# The stage, with Ray
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A folder in which `python -m flows.extract` runs: 36 videos in as many units."""
+    videos = []
+    for number in range(36):
+        write_video(tmp_path / "videos" / f"v{number:02d}.mp4", 48 + number % 5, gop=30)
+        videos.append(make_video(f"v{number:02d}", 48 + number % 5))
+    write_manifest(make_manifest(videos), tmp_path / "manifest.parquet")
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["dataset"].update(name="table", table="unused.csv", root=str(tmp_path / "videos"))
+    params["clip"] = tiny_clip(tmp_path / "clip").model_dump()
+    params["extract"].update(train_crops=5)
+    params["execution"].update(unit_images=15, encoder_batch=16, actors=1)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    return tmp_path
+
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+
+def test_a_stage_killed_in_mid_run_goes_on_and_ends_the_same(project: Path) -> None:
+    """Only what was at work at the kill is extracted twice; the bytes are those of one undisturbed run."""
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "flows.extract"],
+        cwd=project,
+        env=ENVIRONMENT,
+        start_new_session=True,
+        stderr=subprocess.DEVNULL,
+    )
+    parts = project / "features"
+    deadline = time.monotonic() + 120
+    while len(list(parts.glob("part-*"))) < 5:
+        assert killed.poll() is None, "the stage ended before the kill"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (project / "features" / "index.parquet").exists()
+    kept = len(list(parts.glob("part-*")))
+    assert 5 <= kept < 36
+
+    params = load_params(project / "params.yaml")
+    manifest, root = read_manifest(project / "manifest.parquet"), Path(dataset_root(params.dataset))
+    filled, runner = extract_here(project, manifest, root, params.clip, params.extract, unit_images=15)
+    assert len(runner.units) == 36 - kept
+    assert sum(row.rows * len(row.crops) for row in filled.rows) == 36 * 3 * 5
+    extract_here(project / "quiet", manifest, root, params.clip, params.extract, unit_images=100)
+    before = contents(project / "features")
+    assert contents(project / "quiet" / "features") == before
+
+    # The stage itself finds nothing to do: it changes nothing and loads nothing heavy.
+    code = (
+        "import sys, flows.extract\nflows.extract.main()\n"
+        "print(sorted({'ray', 'torch', 'open_clip', 'mlflow', 'dvc'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code]
+    third = subprocess.run(command, cwd=project, env=ENVIRONMENT, capture_output=True, text=True, check=True)
+    assert third.stdout.splitlines() == [
+        "extract: 36 videos with 540 rows, 0 failed, 0 too short; nothing was missing",
+        "[]",
+    ]
+    assert contents(project / "features") == before
+    assert json.loads((project / "extract_metrics.json").read_text())["rows"] == 540

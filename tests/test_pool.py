@@ -1,0 +1,168 @@
+"""The pool against workers that crash, raise, hang with the GIL held, or cannot start."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+import ray
+from pool_workers import FaultyWorker
+
+from vadclip.errors import InputError
+from vadclip.extract.pool import Outcome, Pool, PoolOptions
+
+# Actors and child processes import the workers from here.
+PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
+OPTIONS = PoolOptions(
+    address=None, actors=2, cpus_per_actor=1, gpus_per_actor=0, max_attempts=2, stall_seconds=2.5
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_ray() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", PATH)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
+
+
+def split(task: tuple[str, ...]) -> list[tuple[str, ...]]:
+    return [(word,) for word in task]
+
+
+def run(
+    folder: Path, tasks: list[tuple[str, ...]], options: PoolOptions = OPTIONS, **more: Callable[..., object]
+) -> list[Outcome[tuple[str, ...], list[str]]]:
+    with Pool(partial(FaultyWorker, folder), options) as pool:
+        return list(pool.run(tasks, split=split, **more))
+
+
+def runs(folder: Path, word: str) -> int:
+    return len(list(folder.glob(f"{word}.*")))
+
+
+def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path: Path) -> None:
+    """40 good words in units of 4, and among them one of each fault."""
+    good = [f"good{number}" for number in range(40)]
+    bad = ["poison", "once", "raise", "hang", "slow"]
+    words = [*good]
+    for place, word in zip((5, 12, 20, 27, 33), bad, strict=True):
+        words.insert(place, word)
+    tasks = [tuple(words[at : at + 4]) for at in range(0, len(words), 4)]
+    told: list[str] = []
+    amounts: list[float] = []
+    outcomes = run(tmp_path, tasks, progress=amounts.append, tell=told.append)
+
+    done = [word for outcome in outcomes if outcome.error is None for word in outcome.result or []]
+    assert sorted(done) == sorted(word.upper() for word in [*good, "once", "slow"])
+    errors = {outcome.task: outcome.error for outcome in outcomes if outcome.error is not None}
+    assert errors == {
+        ("poison",): "the worker process died (at each of 2 attempts)",
+        ("raise",): "KeyError: 'no such thing' (at each of 2 attempts)",
+        ("hang",): "nothing got done for 2.5 s (at each of 2 attempts)",
+    }
+    # Once in its unit, which is split, then alone until max_attempts.
+    assert [runs(tmp_path, word) for word in ("poison", "raise", "hang", "once", "slow")] == [3, 3, 3, 2, 1]
+    # A good word runs again only if it stood before the guilty one in its unit.
+    for task in tasks:
+        guilty = [at for at, word in enumerate(task) if word in ("poison", "raise", "hang", "once")]
+        for at, word in enumerate(task):
+            if word.startswith("good"):
+                assert runs(tmp_path, word) == (2 if guilty and at < guilty[0] else 1), word
+    assert sum(amounts) == len(done)
+    assert any("no such thing" in line and "pool_workers.py" in line for line in told)
+
+
+def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the disk is full"):
+        run(tmp_path, [("good",), ("full",), *[(f"slow{number}",) for number in range(9)]])
+    assert runs(tmp_path, "slow8") == 0
+
+
+def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
+    with (
+        Pool(partial(FaultyWorker, tmp_path, "bad input"), OPTIONS) as pool,
+        pytest.raises(InputError, match="the weights are of another model"),
+    ):
+        list(pool.run([("good",)]))
+    with (
+        Pool(partial(FaultyWorker, tmp_path, "die"), OPTIONS) as pool,
+        pytest.raises(
+            InputError, match="workers do not start: the worker process died; asked: 2 actors of 1 CPUs"
+        ),
+    ):
+        list(pool.run([("good",)]))
+
+
+def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
+    finished: list[str] = []
+    with Pool(partial(FaultyWorker, tmp_path), OPTIONS) as pool:
+        tasks = [("first",), *[(f"slow{number}",) for number in range(6)]]
+        for outcome in pool.run(tasks, wanted=lambda task: not finished):
+            finished.extend(outcome.result or [])
+    assert "FIRST" in finished
+    assert runs(tmp_path, "slow5") == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"actors": 5}, "asked: 5 actors of 1 CPUs and 0 GPUs each; there: 2 CPUs, 0 GPUs"),
+        ({"actors": None, "cpus_per_actor": 8}, "asked: any number of actors of 8 CPUs"),
+        ({"gpus_per_actor": 0.5}, "of 1 CPUs and 0.5 GPUs each; there: 2 CPUs, 0 GPUs"),
+    ],
+)
+def test_what_does_not_fit_says_what_is_there(
+    tmp_path: Path, options: dict[str, float], message: str
+) -> None:
+    changed = PoolOptions(**{**OPTIONS.__dict__, **options})
+    with pytest.raises(InputError, match=message):
+        run(tmp_path, [("good",)], changed)
+
+
+def test_no_actor_is_left_behind(tmp_path: Path) -> None:
+    run(tmp_path, [("good",)])
+    deadline = time.monotonic() + 10
+    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+
+
+def in_another_process(code: str, folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "import sys\nfrom test_pool import *\nfrom flows import run_stage\n" + code,
+            folder,
+        ],
+        env={**os.environ, "PYTHONPATH": PATH},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+    options = "PoolOptions(**{**OPTIONS.__dict__, 'address': '127.0.0.1:1'})"
+    code = f"run_stage(lambda: run(Path(sys.argv[1]), [('good',)], {options}))"
+    process = in_another_process(code, tmp_path)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    assert "error: no Ray cluster at '127.0.0.1:1'" in stderr
+
+
+def test_an_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:
+    code = "run_stage(lambda: run(Path(sys.argv[1]), [('slow1', 'slow2', 'slow3', 'slow4')]))"
+    process = in_another_process(code, tmp_path)
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "slow1.0").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=20) == 130

@@ -1,0 +1,1 @@
+"""Stage 2, videos to features: plan, supervised workers, publication."""

@@ -1,0 +1,240 @@
+"""From a unit of work to feature rows, with any encoder; where it runs is decided elsewhere.
+
+`extract` decodes and resizes frames in a thread while the encoder works on the batch before. Importing this
+module loads neither torch nor open_clip nor Ray.
+
+A video's own fault (VideoError) makes a failure of that video, beside the rows of the others in the unit.
+What may be the machine's fault is raised: another attempt may do better.
+
+Legend of shape suffixes: N frames, H height, W width, C crops, R rows (snippets), D width of a feature.
+"""
+
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadclip.extract.background import in_background
+from vadclip.extract.units import Slice, Unit
+from vadclip.extract.work import Beat
+from vadclip.features.failures import Failure
+from vadclip.features.shards import Block
+from vadclip.video.reader import SNIPPET_FRAMES, FrameReader, VideoError
+
+_MIDDLE = 8  # the frame of a snippet's 16 that stands for it
+_READ_BYTES = 32 * 2**20  # decoded frames of a batch
+_QUEUED_BATCHES = 3  # resized ones waiting for the encoder
+
+
+class Encoder(Protocol):
+    """What turns frames into features; `clip.Clip` is one."""
+
+    @property
+    def image_size(self) -> int:
+        """Side S of the crops in pixels."""
+
+    @property
+    def embed_dim(self) -> int:
+        """Width D of a feature."""
+
+    def encode_crops(
+        self, frames_NHW3: NDArray[np.uint8], crops: Sequence[int], batch_images: int
+    ) -> NDArray[np.float32]:
+        """Return features_NCD of frames that `crops.resize_frames` resized."""
+
+
+@dataclass
+class Extracted:
+    """What a unit gave."""
+
+    blocks: list[Block] = field(default_factory=list)
+    arrays: list[NDArray[np.float16]] = field(default_factory=list)
+    """One [rows, D] per block."""
+    failures: list[Failure] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    """Spent by phase: open, decode, resize in one thread; wait, encode, write in the other."""
+    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Frames decoded, images encoded, units done, and videos read with each decoder."""
+
+    @contextmanager
+    def clock(self, phase: str) -> Iterator[None]:
+        """Add the time spent within to a phase."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[phase] += time.perf_counter() - started
+
+
+class OpenVideo:
+    """Keeps the video read last open: the next slice of a long one then need not be looked up anew."""
+
+    def __init__(self, decoder: str) -> None:
+        self._decoder = decoder
+        self._reader: FrameReader | None = None
+        self._key: tuple[str, str] | None = None
+
+    def reader(self, part: Slice) -> FrameReader:
+        """Return the reader of a slice's video; raises VideoError if it cannot be read."""
+        key = (part.location, part.content_hash)
+        if self._reader is None or self._key != key:
+            self.close()
+            self._reader = FrameReader(part.location, decoder=self._decoder, expected_frames=part.num_frames)
+            self._key = key
+        return self._reader
+
+    def close(self) -> None:
+        """Close the video."""
+        if self._reader is not None:
+            self._reader.close()
+        self._reader = self._key = None
+
+
+@dataclass(frozen=True)
+class _Frames:
+    """Resized frames of a slice."""
+
+    number: int
+    """Of the slice within its unit."""
+    frames_NHW3: NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _End:
+    """A slice is read to its end."""
+
+    number: int
+    reached: int = 0
+    decoder: str = ""
+    error: VideoError | None = None
+
+
+def extract(unit: Unit, encoder: Encoder, videos: OpenVideo, *, batch_images: int, beat: Beat) -> Extracted:
+    """Return the rows of a unit, as blocks in the order of its slices and crops.
+
+    `beat(images)` is called after each encoder batch, `beat(0)` as frames are decoded. The rows of a slice do
+    not depend on the other slices: the encoder's batch has one size, and the last one is padded.
+    """
+    out = Extracted()
+    # So many frames that their crops fill whole batches.
+    at_once = batch_images // math.gcd(batch_images, len(unit.crops))
+    features: list[list[NDArray[np.float32]]] = [[] for _ in unit.slices]
+    ends: dict[int, _End] = {}
+    reading = in_background(_read_unit(unit, encoder.image_size, videos, out, beat), _QUEUED_BATCHES)
+    with closing(reading):
+        for group in _groups(reading, at_once, ends, out):
+            with out.clock("encode"):
+                frames_NHW3 = np.concatenate([frames.frames_NHW3 for frames in group])
+                features_NCD = encoder.encode_crops(frames_NHW3, unit.crops, batch_images)
+            images, at = features_NCD.shape[0] * features_NCD.shape[1], 0
+            for frames in group:
+                features[frames.number].append(features_NCD[at : at + len(frames.frames_NHW3)])
+                at += len(frames.frames_NHW3)
+            out.counts["images"] += images
+            beat(images)
+    for number, part in enumerate(unit.slices):
+        features_NCD = np.concatenate(
+            [np.empty((0, len(unit.crops), encoder.embed_dim), np.float32), *features[number]]
+        )
+        _finish_slice(part, ends[number], features_NCD, unit.frames_per_snippet, out)
+    return out
+
+
+def frame_numbers(part: Slice, frames_per_snippet: int) -> range:
+    """Frames of a slice that the encoder sees: the middle one of each snippet, or all."""
+    first, stop = part.start * SNIPPET_FRAMES, part.stop * SNIPPET_FRAMES
+    return (
+        range(first, stop)
+        if frames_per_snippet == SNIPPET_FRAMES
+        else range(first + _MIDDLE, stop, SNIPPET_FRAMES)
+    )
+
+
+def _read_unit(
+    unit: Unit, image_size: int, videos: OpenVideo, out: Extracted, beat: Beat
+) -> Generator[_Frames | _End, None, None]:
+    from vadclip.clip.crops import resize_frames
+
+    for number, part in enumerate(unit.slices):
+        beat(0)
+        try:
+            with out.clock("open"):
+                reader = videos.reader(part)
+            frame_bytes = 3 * reader.index.width * reader.index.height
+            batches = reader.read(
+                frame_numbers(part, unit.frames_per_snippet),
+                batch_frames=min(64, max(1, _READ_BYTES // frame_bytes)),
+                until=part.until_frame,
+                beat=lambda: beat(0),
+            )
+            while True:
+                with out.clock("decode"):
+                    frames_NHW3 = next(batches, None)
+                if frames_NHW3 is None:
+                    break
+                with out.clock("resize"):
+                    frames_NHW3 = resize_frames(frames_NHW3, image_size)
+                yield _Frames(number, frames_NHW3)
+            out.counts["frames"] += max(0, reader.reached - part.start * SNIPPET_FRAMES)
+            out.counts[f"slices_{reader.decoder}"] += 1
+            yield _End(number, reader.reached, reader.decoder)
+        except VideoError as error:
+            videos.close()
+            yield _End(number, error=error)
+        except BaseException:
+            videos.close()
+            raise
+
+
+def _groups(
+    read: Iterator[_Frames | _End], at_once: int, ends: dict[int, _End], out: Extracted
+) -> Iterator[list[_Frames]]:
+    """Cut what is read into groups of exactly `at_once` frames, the last one smaller; note the ends."""
+    group: list[_Frames] = []
+    room = at_once
+    while True:
+        with out.clock("wait"):
+            item = next(read, None)
+        if item is None:
+            break
+        if isinstance(item, _End):
+            ends[item.number] = item
+            continue
+        rest_NHW3 = item.frames_NHW3
+        while len(rest_NHW3):
+            group.append(_Frames(item.number, rest_NHW3[:room]))
+            rest_NHW3 = rest_NHW3[room:]
+            room -= len(group[-1].frames_NHW3)
+            if room == 0:
+                yield group
+                group, room = [], at_once
+    if group:
+        yield group
+
+
+def _finish_slice(
+    part: Slice, end: _End, features_NCD: NDArray[np.float32], frames_per_snippet: int, out: Extracted
+) -> None:
+    """Turn a slice's frame features into blocks, or into its failure."""
+    # Only whole snippets count: the frame taken of one that is cut off may have been there.
+    rows = max(0, min(part.stop, end.reached // SNIPPET_FRAMES) - part.start)
+    C, D = features_NCD.shape[1:]
+    whole_RFCD = features_NCD[: rows * frames_per_snippet].reshape(rows, frames_per_snippet, C, D)
+    features_RCD = whole_RFCD.mean(axis=1).astype(np.float16)
+    error = str(end.error) if end.error is not None else None
+    if error is None and not np.isfinite(features_RCD).all():
+        error = "its features are not finite: use clip.precision bf16 or fp32"
+    if error is not None:
+        lasting = os.path.exists(part.location)
+        out.failures.append(Failure(part.video_id, part.content_hash, error, lasting))
+        return
+    for position, crop in enumerate(part.crops):
+        out.blocks.append(part.block(crop, rows=rows, frames=end.reached, decoder=end.decoder))
+        out.arrays.append(features_RCD[:, position])

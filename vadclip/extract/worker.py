@@ -1,0 +1,109 @@
+"""The worker that runs units with CLIP and leaves their rows in files, on whatever machine it was started."""
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+from vadclip.config import ClipParams, ExecutionParams
+from vadclip.errors import InputError
+from vadclip.extract.slices import Extracted, OpenVideo, extract
+from vadclip.extract.units import Unit
+from vadclip.extract.work import Beat
+from vadclip.features.failures import Failure
+from vadclip.features.provenance import Provenance
+from vadclip.features.shards import write_shard
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """What a worker tells the driver about a unit; the rows are in a file."""
+
+    shard: str | None
+    failures: tuple[Failure, ...]
+    seconds: dict[str, float]
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What a worker needs to start, on whatever machine."""
+
+    clip: ClipParams
+    provenance: Provenance
+    device: str
+    threads: int
+    decoder: str
+    batch_images: int
+    temporary: str
+    """Folder for shards, seen by driver and workers alike."""
+
+    @staticmethod
+    def of(
+        clip: ClipParams, execution: ExecutionParams, provenance: Provenance, temporary: Path
+    ) -> "WorkerSettings":
+        """Settings as the params say."""
+        return WorkerSettings(
+            clip=clip,
+            provenance=provenance,
+            device=execution.device,
+            threads=max(1, int(execution.cpus_per_actor)),
+            decoder=execution.decoder,
+            batch_images=execution.encoder_batch,
+            temporary=str(temporary),
+        )
+
+
+class ExtractWorker:
+    """Runs units with CLIP and leaves each one's rows as a shard in the temporary folder.
+
+    Raises InputError if this machine cannot work: no folder, no GPU, other weights.
+    """
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        import torch  # the driver, which imports this module too, needs neither of them
+
+        from vadclip.clip.frozen import load_clip
+
+        self._settings = settings
+        self._temporary = shared_folder(settings.temporary)
+        torch.set_num_threads(settings.threads)
+        self._clip = load_clip(settings.clip, device=settings.device)
+        if self._clip.fingerprint != settings.provenance.clip_fingerprint:
+            raise InputError(f"node {socket.gethostname()} has other CLIP weights than the driver")
+        self._videos = OpenVideo(settings.decoder)
+
+    def run(self, unit: Unit, beat: Beat) -> UnitReport:
+        """Extract one unit; InputError if the GPU has no room for the work, or the disk for the rows."""
+        import torch
+
+        batch_images = self._settings.batch_images
+        try:
+            out = extract(unit, self._clip, self._videos, batch_images=batch_images, beat=beat)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"node {socket.gethostname()}: GPU memory is full with batches of {batch_images} images: "
+                "lower execution.encoder_batch, or raise gpus_per_actor so that fewer actors share a GPU"
+            ) from None
+        return leave_shard(out, self._temporary, self._settings.provenance)
+
+
+def shared_folder(temporary: str) -> Path:
+    """Return the folder for shards; InputError if this machine does not see it."""
+    folder = Path(temporary)
+    if not folder.is_dir():
+        raise InputError(
+            f"node {socket.gethostname()} does not see {folder}: put the project on storage all nodes see"
+        )
+    return folder
+
+
+def leave_shard(out: Extracted, folder: Path, provenance: Provenance) -> UnitReport:
+    """Write what a unit gave as a shard, if anything, and report; InputError if it cannot be written."""
+    shard = None
+    if out.blocks:
+        try:
+            with out.clock("write"):
+                shard = write_shard(folder, "part", provenance, out.blocks, out.arrays)
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
+    return UnitReport(str(shard) if shard else None, tuple(out.failures), dict(out.seconds), dict(out.counts))

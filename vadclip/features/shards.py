@@ -1,0 +1,266 @@
+"""Shards: the Parquet files of the feature store, self-describing and mapped into memory without a copy.
+
+A row is (video_id, crop, snippet, embedding). Rows stand in blocks, one for consecutive snippets of one crop
+of one video; the footer's metadata lists the blocks and the provenance, so that a store can be rebuilt from
+its shards alone. A shard's name ends in a hash of its bytes, which tells a damaged file from a whole one.
+
+Embeddings are stored plain and each row group's in a single page: in the file they are one array [rows, D].
+
+Legend of shape suffixes: R rows (snippets), D width of a feature.
+"""
+
+import json
+import os
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from inspect import signature
+from itertools import accumulate
+from operator import attrgetter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from vadclip.errors import InputError
+from vadclip.features.provenance import Provenance
+from vadclip.files import sha256_file
+
+_PROVENANCE_KEY, _BLOCKS_KEY = b"vadclip.provenance", b"vadclip.blocks"
+_ROW_GROUP_BYTES = 8 * 2**20
+_HASH_DIGITS = 16
+_DECODED_GROUPS = 4
+_THRIFT_INTEGER, _THRIFT_STRUCT, _DATA_PAGE_HEADER = 5, 12, 5
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Consecutive rows: snippets [start, start + rows) of one crop of one video."""
+
+    video_id: str
+    crop: int
+    start: int
+    stop: int
+    """Snippets [start, stop) were asked for; fewer rows mean that the video ended before."""
+    rows: int
+    frames: int
+    """Frames of the video known to exist: where it ended, or up to where it was read."""
+    content_hash: str
+    """Of the video file."""
+    decoder: str
+
+    @property
+    def short(self) -> bool:
+        """Whether the video ended within or before this block."""
+        return self.rows < self.stop - self.start
+
+
+_FIELDS = attrgetter(*(field.name for field in fields(Block)))
+
+
+def schema(width: int) -> pa.Schema:
+    """Return the columns of a shard of rows of `width` values."""
+    element = pa.field("element", pa.float16(), nullable=False)
+    return pa.schema(
+        [
+            pa.field("video_id", pa.string(), nullable=False),
+            pa.field("crop", pa.uint8(), nullable=False),
+            pa.field("snippet", pa.int32(), nullable=False),
+            pa.field("embedding", pa.list_(element, width), nullable=False),
+        ]
+    )
+
+
+def write_shard(
+    folder: Path,
+    prefix: str,
+    provenance: Provenance,
+    blocks: Sequence[Block],
+    arrays: Iterable[NDArray[np.float16]],
+) -> Path:
+    """Write `<folder>/<prefix>-<hash>.parquet` with one array [rows, D] per block; return its path.
+
+    Arrays are taken one by one, so that the caller need not hold them all. Equal content gives equal bytes.
+    """
+    width = provenance.embed_dim
+    described = schema(width).with_metadata(
+        {
+            _PROVENANCE_KEY: provenance.to_json(),
+            _BLOCKS_KEY: json.dumps([_FIELDS(block) for block in blocks], separators=(",", ":")),
+        }
+    )
+    options = {"use_dictionary": ["video_id", "crop"], "compression": "none", "write_statistics": False}
+    # One page per row group: the limits of size and, in newer versions, of rows are lifted.
+    options["data_page_size"] = 2**30
+    if "max_rows_per_page" in signature(pq.ParquetWriter.__init__).parameters:
+        options["max_rows_per_page"] = 2**31 - 1
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".{prefix}.{uuid.uuid4().hex}.tmp"
+    try:
+        with pq.ParquetWriter(temporary, described, **options) as writer:
+            for group in _row_groups(blocks, arrays, width):
+                writer.write_batch(group, row_group_size=max(1, group.num_rows))
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        path = folder / f"{prefix}-{_short_hash(temporary)}.parquet"
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+class Shard:
+    """A shard opened for reading; raises InputError if the file is none."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._metadata = pq.read_metadata(path)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{path} is no readable Parquet file ({error})") from None
+        described = self._metadata.metadata or {}
+        if _BLOCKS_KEY not in described or _PROVENANCE_KEY not in described:
+            raise InputError(f"{path} is no shard of a feature store")
+        self.provenance = Provenance.from_json(described[_PROVENANCE_KEY])
+        self.blocks = tuple(Block(*fields) for fields in json.loads(described[_BLOCKS_KEY]))
+        groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
+        self._group_ends = list(accumulate(group.num_rows for group in groups))
+        self._block_ends = list(accumulate(block.rows for block in self.blocks))
+        if (self._group_ends or [0])[-1] != (self._block_ends or [0])[-1]:
+            raise InputError(f"{path} holds other rows than it says")
+        self._mapped: dict[int, NDArray[np.float16]] = {}
+        self._decoded: dict[int, NDArray[np.float16]] = {}
+
+    @property
+    def row_bytes(self) -> int:
+        """Size of all embeddings."""
+        return 2 * self.provenance.embed_dim * sum(block.rows for block in self.blocks)
+
+    def intact(self) -> bool:
+        """Whether the file's bytes are those that were written: its name holds their hash."""
+        return self.path.stem.endswith(f"-{_short_hash(self.path)}")
+
+    def rows(self, number: int) -> NDArray[np.float16]:
+        """Return embeddings_RD of block `number`: a read-only view of the mapped file."""
+        stop = self._block_ends[number]
+        start = stop - self.blocks[number].rows
+        if start == stop:
+            return np.empty((0, self.provenance.embed_dim), np.float16)
+        group = bisect_right(self._group_ends, start)
+        first = self._group_ends[group - 1] if group else 0
+        return self._group(group)[start - first : stop - first]
+
+    def __getstate__(self) -> dict[str, object]:
+        # Maps and footers do not travel to loader processes; the file is opened again there.
+        return {"path": self.path}
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        self.__init__(state["path"])  # type: ignore[misc]
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        return np.memmap(self.path, np.uint8, "r")
+
+    def _group(self, number: int) -> NDArray[np.float16]:
+        """Return embeddings_RD of a row group, as they lie in the file where its layout allows."""
+        if number in self._mapped:
+            return self._mapped[number]
+        width = self.provenance.embed_dim
+        group = self._metadata.row_group(number)
+        column = group.column(group.num_columns - 1)
+        start, end = column.data_page_offset, column.data_page_offset + column.total_compressed_size
+        values = group.num_rows * width
+        if column.compression == "UNCOMPRESSED" and _is_plain_page(self._bytes, start, values):
+            self._mapped[number] = self._bytes[end - 2 * values : end].view(np.float16).reshape(-1, width)
+            return self._mapped[number]
+        decoded = self._decoded.get(number)  # kept in hand: another thread may clear the cache meanwhile
+        if decoded is None:  # written by another Parquet library, or compressed since
+            if len(self._decoded) >= _DECODED_GROUPS:
+                self._decoded.clear()
+            table = pq.ParquetFile(self.path).read_row_group(number, columns=["embedding"])
+            flat = table.column("embedding").combine_chunks().flatten().to_numpy()
+            self._decoded[number] = decoded = flat.reshape(-1, width)
+        return decoded
+
+
+def _is_plain_page(data: NDArray[np.uint8], at: int, values: int) -> bool:
+    """Whether a column chunk is one version 1 data page of `values` plainly encoded values.
+
+    Reads the page header at `at` (Thrift compact protocol): field 1 type, 2 and 3 sizes, 4 checksum, then 5,
+    the data page header, which starts with the number of values and their encoding (0 = plain).
+    """
+
+    def integer() -> int:
+        nonlocal at
+        value, shift = 0, 0
+        while True:
+            byte = int(data[at])
+            at += 1
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return (value >> 1) ^ -(value & 1)
+            shift += 7
+
+    field = 0
+    while True:
+        delta, kind = divmod(int(data[at]), 16)
+        at += 1
+        field += delta
+        if kind == _THRIFT_INTEGER and field < _DATA_PAGE_HEADER:
+            integer()
+        elif kind == _THRIFT_STRUCT and field == _DATA_PAGE_HEADER:
+            break
+        else:
+            return False
+    at += 1
+    count = integer()
+    at += 1
+    return count == values and integer() == 0
+
+
+def _row_groups(
+    blocks: Sequence[Block], arrays: Iterable[NDArray[np.float16]], width: int
+) -> Iterator[pa.RecordBatch]:
+    """Gather whole blocks into row groups of a few MB, so that a block never spans two."""
+    gathered: list[tuple[Block, NDArray[np.float16]]] = []
+    size = 0
+    for block, array_RD in zip(blocks, arrays, strict=True):
+        assert array_RD.shape == (block.rows, width), (block, array_RD.shape)
+        assert array_RD.dtype == np.float16
+        gathered.append((block, array_RD))
+        size += array_RD.nbytes
+        if size >= _ROW_GROUP_BYTES:
+            yield _row_group(gathered, width)
+            gathered, size = [], 0
+    if gathered:
+        yield _row_group(gathered, width)
+
+
+def _row_group(gathered: list[tuple[Block, NDArray[np.float16]]], width: int) -> pa.RecordBatch:
+    counts = [block.rows for block, _ in gathered]
+    values = pa.array(np.concatenate([array_RD.reshape(-1) for _, array_RD in gathered]))
+    columns = schema(width)
+    return pa.record_batch(
+        [
+            pa.array(np.repeat(np.array([block.video_id for block, _ in gathered], object), counts)),
+            pa.array(np.repeat(np.array([block.crop for block, _ in gathered], np.uint8), counts)),
+            pa.array(
+                np.concatenate(
+                    [
+                        np.arange(block.start, block.start + block.rows, dtype=np.int32)
+                        for block, _ in gathered
+                    ]
+                )
+            ),
+            pa.FixedSizeListArray.from_arrays(values, type=columns.field("embedding").type),
+        ],
+        schema=columns,
+    )
+
+
+def _short_hash(path: Path) -> str:
+    return sha256_file(path)[:_HASH_DIGITS]
