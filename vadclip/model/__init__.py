@@ -1,0 +1,1 @@
+"""VadCLIP itself, its losses, its files."""

@@ -1,0 +1,72 @@
+"""Importing and exporting checkpoints outside the pipeline, for `vadclip import-checkpoint` and `export-`."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+from vadclip.clip.frozen import Clip, load_clip, load_clip_weights
+from vadclip.config import Params
+from vadclip.datasets.official_lists import own_classes
+from vadclip.errors import InputError
+from vadclip.features.provenance import ClipIdentity, Provenance
+from vadclip.labels import UCF_CRIME, XD_VIOLENCE, Classes
+from vadclip.manifest import read_manifest
+from vadclip.model.checkpoints import (
+    Checkpoint,
+    export_state,
+    import_checkpoint,
+    write_checkpoint,
+)
+from vadclip.model.store import ModelInfo, read_model_info
+from vadclip.model.vadclip import VadClipConfig
+
+
+def import_to_folder(checkpoint: Checkpoint, params: Params, folder: Path, manifest: Path) -> tuple[str, ...]:
+    """Write the model folder of a checkpoint, without any features; return what the user should know.
+
+    Classes are the dataset's own with ucf_crime and xd_violence, else those of the file `manifest`. The model
+    expects features made as the params say.
+    """
+    clip = load_clip(params.clip, device="cpu")
+    config = VadClipConfig(width=clip.embed_dim, **params.model.model_dump())
+    classes = _classes(params, manifest)
+    imported = import_checkpoint(checkpoint, config, classes, clip.text, load_clip_weights(params.clip))
+    info = ModelInfo(
+        config=config,
+        classes=classes,
+        clip_name=clip.name,
+        clip_fingerprint=clip.fingerprint,
+        clip_quick_gelu=clip.quick_gelu,
+        feature_provenance=asdict(_provenance(params, clip)),
+        feature_fingerprint="",  # of no features
+        selection="",
+        epoch=None,
+        validation={},
+        test_selected=True,
+    )
+    imported.save(folder, info)
+    return imported.notes
+
+
+def export_from_folder(folder: Path, params: Params, out: Path) -> None:
+    """Write the checkpoint of a model folder; InputError if params.yaml names another CLIP than its."""
+    info = read_model_info(folder)
+    clip = load_clip(params.clip, device="cpu")
+    if clip.fingerprint != info.clip_fingerprint:
+        raise InputError(
+            f"{folder} was made with CLIP {info.clip_name} (weights {info.clip_fingerprint[:12]}), and "
+            f"params.yaml names {clip.name} (weights {clip.fingerprint[:12]}), which the export would hold; "
+            "put the other one back"
+        )
+    write_checkpoint(export_state(folder, load_clip_weights(params.clip)), out)
+
+
+def _classes(params: Params, manifest: Path) -> Classes:
+    official = {"ucf_crime": UCF_CRIME, "xd_violence": XD_VIOLENCE}.get(params.dataset.name)
+    return own_classes(params.dataset, official) if official else read_manifest(manifest).classes
+
+
+def _provenance(params: Params, clip: Clip) -> Provenance:
+    if params.dataset.source == "official_features":
+        return Provenance.imported(clip.embed_dim)
+    identity = ClipIdentity(clip.name, clip.fingerprint, clip.quick_gelu, clip.image_size, clip.embed_dim)
+    return Provenance.encoded(identity, params.clip.precision, params.extract.frames_per_snippet)

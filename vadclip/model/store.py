@@ -1,0 +1,118 @@
+"""The model folder: model.safetensors (trained parameters only) and model.json (all it takes to use them).
+
+No pickle. model.json names the weights file's hash and is written last, so a folder is whole or refused.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vadclip.clip.text import TextTower
+from vadclip.errors import InputError
+from vadclip.files import atomic_path, sha256_file, write_text_atomic
+from vadclip.labels import Classes
+from vadclip.model.vadclip import VadClip, VadClipConfig
+
+WEIGHTS_FILE = "model.safetensors"
+INFO_FILE = "model.json"
+EXTRA_FILE = "official_extra.safetensors"
+"""What exporting an imported model needs beside its weights; see checkpoints.py."""
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What model.json says of a model."""
+
+    config: VadClipConfig
+    classes: Classes
+    clip_name: str
+    clip_fingerprint: str
+    """Of the CLIP whose text tower the model was trained with; it works with no other."""
+    clip_quick_gelu: bool
+    feature_provenance: Mapping[str, Any]
+    """How the features were made; features made otherwise would be scored in silence, and wrongly."""
+    feature_fingerprint: str
+    """Of the very features it was trained on."""
+    selection: str
+    """Rule that picked the epoch."""
+    epoch: int | None
+    """From 1; None for an imported checkpoint, which does not tell."""
+    validation: Mapping[str, float]
+    """That epoch's figures on the validation videos; empty if there were none."""
+    test_selected: bool
+    """The epoch was picked on the test videos, so test figures flatter the model."""
+    checkpoint_sha256: str | None = None
+    """Of the official checkpoint that the model was imported from, instead of trained."""
+
+
+def save_model(folder: Path, model: VadClip, info: ModelInfo) -> None:
+    """Write the trained parameters and `info` to `folder`; equal content gives equal bytes."""
+    state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    weights = folder / WEIGHTS_FILE
+    if info.checkpoint_sha256 is None:  # of an imported model that was here before
+        (folder / EXTRA_FILE).unlink(missing_ok=True)
+    with atomic_path(weights) as temporary:
+        save_file(state, temporary)
+    content = {"version": _VERSION, "weights_sha256": sha256_file(weights), **asdict(info)}
+    write_text_atomic(folder / INFO_FILE, json.dumps(content, indent=2) + "\n")
+
+
+def read_model_info(folder: Path) -> ModelInfo:
+    """Read model.json.
+
+    Raises InputError if it is missing, something else, or not that of the weights beside it.
+    """
+    path = folder / INFO_FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; the train stage writes it") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not JSON: {error}") from None
+    if not isinstance(content, dict) or content.pop("version", None) != _VERSION:
+        raise InputError(f"{path} is no model.json of version {_VERSION}; train again to write one")
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file() or sha256_file(weights) != content.pop("weights_sha256"):
+        raise InputError(f"{weights} is missing or not the one that {INFO_FILE} was written for; train again")
+    classes = content.pop("classes")
+    return ModelInfo(
+        config=VadClipConfig(**content.pop("config")),
+        classes=Classes(tuple(classes["labels"]), tuple(classes["prompts"])),
+        **content,
+    )
+
+
+def read_model_state(folder: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
+    """Return what model.json says and the trained parameters, on the CPU; no CLIP is needed."""
+    info = read_model_info(folder)
+    return info, load_file(folder / WEIGHTS_FILE)
+
+
+def load_model(folder: Path, text: TextTower, device: str | torch.device) -> tuple[VadClip, ModelInfo]:
+    """Build the model of `folder` over a text tower, in eval mode on `device`.
+
+    Raises InputError if the folder holds no whole model or one whose width is not the CLIP's. That the tower
+    is the right CLIP's is for the caller to check, by `info.clip_fingerprint`.
+    """
+    info = read_model_info(folder)
+    if info.config.width != text.embed_dim:
+        raise InputError(
+            f"{folder}: the model is {info.config.width} wide and the CLIP {text.embed_dim}; it was trained "
+            f"with {info.clip_name}"
+        )
+    # The seed is left alone: the initialisation that loading replaces must not move a caller's generator.
+    with torch.random.fork_rng(devices=[]):
+        model = VadClip(info.config, info.classes, text)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
+    except (SafetensorError, RuntimeError) as error:
+        raise InputError(f"{folder / WEIGHTS_FILE} does not fit: {' '.join(str(error).split())}") from None
+    return model.to(device).eval(), info
