@@ -1,0 +1,135 @@
+"""What is to be trained: sizes, classes, features, videos, settings, and where they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from vadclip.clip.frozen import Clip
+from vadclip.clip.text import TextTower
+from vadclip.config import ExtractParams, ModelParams, TrainParams
+from vadclip.errors import InputError
+from vadclip.features.reader import FeatureReader
+from vadclip.labels import Classes
+from vadclip.manifest import Manifest, Video
+from vadclip.model.store import ModelInfo
+from vadclip.model.vadclip import VadClipConfig
+from vadclip.train.batches import Features
+from vadclip.train.selection import Criterion, ValidationFigures, criterion_for
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The CLIP and the features, as model.json names them."""
+
+    clip_name: str
+    clip_fingerprint: str
+    clip_quick_gelu: bool
+    feature_provenance: Mapping[str, Any]
+    feature_fingerprint: str
+
+
+@dataclass(frozen=True)
+class Task:
+    """Everything that decides what training ends in."""
+
+    config: VadClipConfig
+    classes: Classes
+    text: TextTower
+    features: Features
+    train_videos: Sequence[Video]
+    """Those with features."""
+    val_videos: Sequence[Video]
+    test_videos: Sequence[Video]
+    """Empty unless they pick the weights (`train.selection: official`)."""
+    params: TrainParams
+    train_crops: int
+    """Crops 0 .. train_crops - 1 of each training video, each a row of its own."""
+    test_crop: int
+    criterion: Criterion
+    origin: Origin
+
+    def facts(self) -> dict[str, Any]:
+        """Return the same in plain JSON types: equal facts, equal result (on one kind of device)."""
+        return {
+            "config": asdict(self.config),
+            "classes": asdict(self.classes),
+            "params": self.params.model_dump(mode="json"),
+            "crops": [self.train_crops, self.test_crop],
+            "criterion": self.criterion,
+            "origin": asdict(self.origin),
+            "videos": [
+                [(video.video_id, video.labels, self.features.rows(video.video_id)) for video in videos]
+                for videos in (self.train_videos, self.val_videos)
+            ],
+            "test": [(video.video_id, video.frame_spans) for video in self.test_videos],
+        }
+
+    @property
+    def test_selected(self) -> bool:
+        """Whether the test videos pick the model, here or in the training that a checkpoint came from."""
+        return self.params.selection == "official" or self.params.checkpoint is not None
+
+    def settings_name(self) -> str:
+        """Return the settings that runs usually differ in, short enough for a run's name."""
+        if self.params.checkpoint is not None:
+            return f"imported-{Path(self.params.checkpoint).stem}"
+        return (
+            f"d{self.config.width}-t{self.config.length}-{self.params.selection}"
+            f"-lr{self.params.learning_rate:g}-s{self.params.seed}"
+        )
+
+    def model_info(self, epoch: int | None, figures: ValidationFigures | None) -> ModelInfo:
+        """Return what model.json says of the model of that epoch."""
+        return ModelInfo(
+            config=self.config,
+            classes=self.classes,
+            **asdict(self.origin),
+            selection=self.params.selection,
+            epoch=epoch,
+            validation=asdict(figures) if figures else {},
+            test_selected=self.test_selected,
+        )
+
+
+def make_task(
+    model: ModelParams,
+    train: TrainParams,
+    extract: ExtractParams,
+    manifest: Manifest,
+    features: FeatureReader,
+    clip: Clip,
+) -> Task:
+    """Put a task together from params, manifest, feature store and CLIP.
+
+    Raises InputError for sizes that do not go together, and where encoded features are of another CLIP.
+    """
+    made = features.provenance
+    other_weights = made.source == "encoded" and made.clip_fingerprint != clip.fingerprint
+    if other_weights or features.width != clip.embed_dim:
+        raise InputError(
+            f"{features.folder} was made with CLIP {made.clip_name} (weights {made.clip_fingerprint[:12]}, "
+            f"width {features.width}), and params.yaml names {clip.name} (weights {clip.fingerprint[:12]}, "
+            f"width {clip.embed_dim}) in its clip section: texts must come from the CLIP of the features; "
+            "extract again, or put the other one back"
+        )
+    return Task(
+        config=VadClipConfig(width=clip.embed_dim, **model.model_dump()),
+        classes=manifest.classes,
+        text=clip.text,
+        features=features,
+        train_videos=features.videos("train"),
+        val_videos=features.videos("val"),
+        test_videos=features.videos("test") if train.selection == "official" else (),
+        params=train,
+        train_crops=extract.train_crops,
+        test_crop=extract.test_crop,
+        criterion=criterion_for(manifest.dataset),
+        origin=Origin(
+            clip_name=clip.name,
+            clip_fingerprint=clip.fingerprint,
+            clip_quick_gelu=clip.quick_gelu,
+            feature_provenance=asdict(made),
+            feature_fingerprint=features.fingerprint,
+        ),
+    )

@@ -1,0 +1,76 @@
+"""How a model does on the validation videos after an epoch, seen as the score stage will see them.
+
+Legend of shape suffixes: V validation videos, N snippets of one, D width, K classes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from vadclip.config import TrainParams
+from vadclip.model.losses import vadclip_loss
+from vadclip.model.vadclip import VadClip
+from vadclip.train.batches import anomalous_rows
+from vadclip.train.inference import branch_scores, class_texts, device_of, video_output
+from vadclip.train.selection import ValidationFigures, check_validation_videos, validation_figures
+from vadclip.train.task import Task
+
+
+@dataclass(frozen=True)
+class Validation:
+    """The validation videos, as the score stage will see them: one crop, chunks of T snippets."""
+
+    rows: Sequence[npt.NDArray[np.float16]]
+    labels_VK: Tensor
+    anomalous: Sequence[bool]
+    params: TrainParams
+
+    @classmethod
+    def prepare(cls, task: Task) -> "Validation | None":
+        """Read the videos' rows; None if `last` has no use for them because they are not of both kinds.
+
+        Raises InputError under `validation` unless there are normal and anomalous ones.
+        """
+        anomalous = anomalous_rows(task.val_videos, task.classes, 1).tolist()
+        if task.params.selection == "validation":
+            check_validation_videos(anomalous)
+        elif len(set(anomalous)) < 2:
+            return None
+        return cls(
+            rows=[task.features.array(video.video_id, task.test_crop) for video in task.val_videos],
+            labels_VK=torch.from_numpy(
+                np.stack([task.classes.multi_hot(video.labels) for video in task.val_videos])
+            ),
+            anomalous=anomalous,
+            params=task.params,
+        )
+
+    @torch.inference_mode()
+    def figures(self, model: VadClip) -> ValidationFigures:
+        """Compute the figures of the model as it is.
+
+        The loss is the training loss of each whole video, all N snippets of it as one sequence (so k is
+        floor(N / 16) + 1), averaged over videos.
+        """
+        model.eval()
+        device = device_of(model)
+        text_KD = class_texts(model, self.params.precision)
+        scores, normal, losses = [], [], []
+        for rows_ND, labels_K in zip(self.rows, self.labels_VK, strict=True):
+            output = video_output(model, rows_ND, text_KD, self.params.precision)
+            labels_1K = labels_K[None].to(device)
+            length_1 = torch.tensor([len(rows_ND)], device=device)
+            losses.append(vadclip_loss(output, labels_1K, length_1, self.params.contrast_weight).total)
+            score_1N, normal_1N = branch_scores(output)
+            scores.append(score_1N[0])
+            normal.append(normal_1N[0])
+        return validation_figures(
+            [score_N.cpu().numpy() for score_N in scores],
+            [normal_N.cpu().numpy() for normal_N in normal],
+            self.anomalous,
+            float(torch.stack(losses).mean()),
+        )
