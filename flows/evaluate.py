@@ -1,0 +1,53 @@
+"""Stage 5: scores.parquet + manifest.parquet -> metrics.json, plots/ and report.html; no model, no GPU."""
+
+from pathlib import Path
+
+from flows import run_stage
+from vadclip.config import flatten, load_params
+from vadclip.evaluate.metrics import evaluate
+from vadclip.evaluate.report import write_metrics, write_plots, write_report
+from vadclip.manifest import dataset_root, read_manifest
+from vadclip.score.table import read_scores
+from vadclip.tracking import runs as tracking
+
+MANIFEST, SCORES = Path("manifest.parquet"), Path("scores.parquet")
+METRICS, PLOTS, REPORT = Path("metrics.json"), Path("plots"), Path("report.html")
+RUN = Path("model/run.json")
+
+
+def main() -> None:
+    """Run the stage in the project's folder."""
+    params = load_params()
+    manifest = read_manifest(MANIFEST)
+    evaluation = evaluate(
+        read_scores(SCORES),
+        manifest,
+        resamples=params.evaluate.bootstrap_resamples,
+        seed=params.evaluate.bootstrap_seed,
+    )
+    write_metrics(evaluation, METRICS)
+    written = write_plots(
+        evaluation,
+        manifest,
+        PLOTS,
+        params.evaluate,
+        root=dataset_root(params.dataset),
+        decoder=params.execution.decoder,
+    )
+    write_report(evaluation, written, PLOTS, REPORT)
+    shown = [name for name in ("auc", "ap", "ano_auc", "map_avg") if name in evaluation.metrics]
+    print("evaluate: " + ", ".join(f"{name} {evaluation.metrics[name]:.4g}" for name in shown))
+    for name, reason in evaluation.undefined.items():
+        print(f"evaluate: {name} is not defined: {reason}")
+    tracking.add_to_run(
+        RUN,
+        params=flatten({"evaluate": params.evaluate.model_dump()}),
+        metrics=evaluation.metrics,
+        artifacts=[METRICS, PLOTS, REPORT],
+        stage="evaluate",
+        tracking=params.tracking,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,58 @@
+"""Stage 4: model/ + features/ -> scores.parquet, a row per snippet of the val and test videos."""
+
+import time
+from pathlib import Path
+
+from flows import run_stage
+from vadclip.clip.frozen import load_clip
+from vadclip.config import flatten, load_params
+from vadclip.features.reader import FeatureReader
+from vadclip.manifest import read_manifest
+from vadclip.model.store import load_model
+from vadclip.score.scoring import check_model_fits, score_videos
+from vadclip.score.table import ScoreInfo, scores_table, write_scores
+from vadclip.tracking import runs as tracking
+
+MANIFEST, FEATURES, MODEL, SCORES = (
+    Path("manifest.parquet"),
+    Path("features"),
+    Path("model"),
+    Path("scores.parquet"),
+)
+
+
+def main() -> None:
+    """Run the stage in the project's folder."""
+    params = load_params()
+    manifest = read_manifest(MANIFEST)
+    features = FeatureReader(FEATURES, manifest)
+    clip = load_clip(params.clip, device=params.execution.device)
+    model, info = load_model(MODEL, clip.text, params.execution.device)
+    check_model_fits(info, clip, features.provenance)
+    videos = (*manifest.split("val"), *manifest.split("test"))
+    excluded = {v.video_id: features.excluded[v.video_id] for v in videos if v.video_id in features.excluded}
+    started = time.monotonic()
+    scores = score_videos(
+        model,
+        features,
+        [video for video in videos if video.video_id not in excluded],
+        crop=params.extract.test_crop,
+        precision=params.score.precision,
+        info=ScoreInfo(info.classes.labels, info.test_selected, excluded),
+    )
+    seconds = time.monotonic() - started
+    write_scores(scores_table(scores), SCORES)
+    snippets = int(scores.rows_V.sum())
+    print(f"score: {snippets:,} snippets of {len(scores.video_ids):,} videos in {seconds:.1f} s")
+    tracking.add_to_run(
+        MODEL / "run.json",
+        params=flatten({"score": params.score.model_dump()}),
+        metrics={"score/seconds": seconds, "score/snippets_per_second": snippets / seconds},
+        artifacts=[],
+        stage="score",
+        tracking=params.tracking,
+    )
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,126 @@
+"""The last two stages on a tiny project of their own: files in, files out, no tracking store."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from clip_helpers import tiny_config, write_clip
+from conftest import PROJECT
+from score_helpers import CLASSES, make_manifest, make_video
+
+import flows.evaluate
+import flows.score
+from vadclip.clip.frozen import load_clip
+from vadclip.errors import InputError
+from vadclip.features.provenance import Provenance
+from vadclip.features.reader import IndexRow, write_index
+from vadclip.features.shards import Block, write_shard
+from vadclip.manifest import write_manifest
+from vadclip.model.store import ModelInfo, save_model
+from vadclip.model.vadclip import VadClip, VadClipConfig
+from vadclip.score.table import read_scores
+from vadclip.tracking import runs as tracking
+
+VIDEOS = (
+    make_video("broken", 0, split="test", num_frames=0, probe_error="no frame", content_hash=""),
+    make_video("fire", 12, [(64, 128, "Fire")]),
+    make_video("normal", 9),
+    make_video("tiny", 0, num_frames=10),
+    make_video("trained", 5, split="train"),
+    make_video("val", 3, labels=["Theft"], split="val"),
+)
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder as ingest, extract and train leave it, and what the stages tell the tracking store."""
+    clip_params = write_clip(tmp_path, tiny_config())
+    clip = load_clip(clip_params, device="cpu")
+    write_manifest(make_manifest(VIDEOS), tmp_path / "manifest.parquet")
+    provenance = Provenance(
+        "encoded", clip.name, clip.fingerprint, True, "fp32", 32, 64, 1, recipe="made up for a test"
+    )
+    _write_features(tmp_path / "features", provenance)
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    content["clip"] = clip_params.model_dump()
+    content["dataset"].update(name="table", root=str(tmp_path), table="videos.csv")
+    content["evaluate"].update(bootstrap_resamples=20, timelines=2)
+    content["extract"]["test_crop"] = 5
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    config = VadClipConfig(64, length=8, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=1)
+    info = ModelInfo(
+        config, CLASSES, clip.name, clip.fingerprint, True, asdict(provenance), "f", "last", 1, {}, True
+    )
+    torch.manual_seed(0)
+    save_model(tmp_path / "model", VadClip(config, CLASSES, clip.text), info)
+    told = []
+    monkeypatch.setattr(tracking, "add_to_run", lambda run_file, **rest: told.append((str(run_file), rest)))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path, told, provenance
+
+
+def _write_features(folder, provenance):
+    rng = np.random.default_rng(0)
+    blocks, arrays, rows = [], [], []
+    for video in VIDEOS:
+        if video.num_snippets:
+            count = video.num_snippets
+            extent = (0, count, count, video.num_frames)
+            blocks.append(Block(video.video_id, 5, *extent, video.content_hash, "pyav"))
+            arrays.append(rng.normal(0, 0.5, (count, 64)).astype(np.float16))
+    name = write_shard(folder, "shard", provenance, blocks, arrays).name
+    for video in VIDEOS:
+        count = video.num_snippets
+        error = video.probe_error or (None if count else "too short: 10 frames")
+        status = "failed" if video.probe_error else "ok"
+        rows.append(
+            IndexRow(video.video_id, status, error, (name,) if count else (), count, video.num_frames,
+                     (5,) if count else (), "pyav", video.content_hash)
+        )  # fmt: skip
+    write_index(folder, rows, provenance)
+
+
+def test_score_then_evaluate(project):
+    folder, told, _ = project
+    flows.score.main()
+    scores = read_scores("scores.parquet")
+    assert scores.video_ids == ("val", "fire", "normal")
+    assert scores.info.excluded == {"broken": "no frame", "tiny": "too short: 10 frames"}
+    assert scores.info.test_selected is True
+    flows.evaluate.main()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert {"auc", "ap", "map_avg", "auc_Fire"} <= set(metrics)
+    assert (metrics["videos_excluded"], metrics["test_selected"]) == (2, 1)
+    assert "Test-selected." in (folder / "report.html").read_text()
+    assert len(list((folder / "plots" / "timelines").iterdir())) == 2
+
+    (run_file, scored), (other_file, evaluated) = told
+    assert run_file == other_file == "model/run.json"
+    assert scored["params"] == {"score.precision": "fp32"}
+    assert scored["metrics"]["score/snippets_per_second"] > 0
+    assert evaluated["metrics"] == metrics
+    assert [str(path) for path in evaluated["artifacts"]] == ["metrics.json", "plots", "report.html"]
+    assert (scored["stage"], evaluated["stage"]) == ("score", "evaluate")
+
+    # Again: the same bytes, as DVC's cache wants them.
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    flows.score.main()
+    flows.evaluate.main()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_score_refuses_features_made_otherwise_and_another_clip(project):
+    folder, _, provenance = project
+    for path in (folder / "features").iterdir():
+        path.unlink()
+    _write_features(folder / "features", replace(provenance, frames_per_snippet=16))
+    with pytest.raises(InputError, match=r"made otherwise .*frames_per_snippet 16, not 1"):
+        flows.score.main()
+    assert not (folder / "scores.parquet").exists()
+    other = {**tiny_config(), "vision_cfg": {**tiny_config()["vision_cfg"], "layers": 1}}
+    write_clip(folder, other)
+    with pytest.raises(InputError, match=r"the model was trained with CLIP .* put the other one back"):
+        flows.score.main()

@@ -1,0 +1,1 @@
+"""Stage 5, scores to figures, pictures and a report."""

@@ -1,0 +1,1 @@
+"""Stage 4, a model and features to a score per snippet."""
