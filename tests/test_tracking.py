@@ -1,0 +1,462 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+
+import mlflow
+import numpy as np
+import pytest
+from conftest import PROJECT
+from training_helpers import CPU, task, text_tower
+
+from vadclip.config import TrackingParams
+from vadclip.model.store import save_model
+from vadclip.tracking.lineage import lineage_tags
+from vadclip.tracking.runs import add_to_run, training_run
+from vadclip.train.history import EpochRecord, StepRecord
+from vadclip.train.inference import class_texts, video_output
+from vadclip.train.loop import train
+from vadclip.train.resume import ResumeFolder
+from vadclip.train.selection import ValidationFigures
+
+PARAMS = {"train.learning_rate": 1e-3, "dataset.name": "toy", "train.milestones": [2]}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """A project's folder: one database for all tests here, since making one takes seconds."""
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(autouse=True)
+def _environment(root, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(root))
+    monkeypatch.delenv("DVC_EXP_NAME", raising=False)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    yield
+    mlflow.end_run()
+
+
+@pytest.fixture
+def tracking(request):
+    """An experiment of the test's own."""
+    return TrackingParams(experiment=request.node.name, uri=None, run_name=None)
+
+
+def _steps(first, last):
+    return [StepRecord(1 + (n - 1) // 5, n, 1 / n, 0.5 / n, 0.4 / n, 0.1 / n, 2.0, 1e-3, 1000 + n)
+            for n in range(first, last + 1)]  # fmt: skip
+
+
+def _epoch(number):
+    figures = ValidationFigures(0.5 + number / 100, 0.4, 1.0)
+    return EpochRecord(number, 5 * number, 0.5, 1e-3, 2.0, 50.0, True, figures, 2000 + number)
+
+
+def _tell(run, steps, epochs=()):
+    for record in steps:
+        run.step(record)
+    for record in epochs:
+        run.epoch(record)
+
+
+def _open(tracking, folder, name="toy-lr0.001", params=PARAMS, **tags):
+    return training_run(
+        name=name, params=params, tags=tags, tracking=tracking, identity_file=folder / "run.json"
+    )
+
+
+def _client(root):
+    return mlflow.MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+
+
+def _runs(root, tracking):
+    client = _client(root)
+    experiment = client.get_experiment_by_name(tracking.experiment)
+    return list(client.search_runs([experiment.experiment_id], order_by=["attributes.start_time"]))
+
+
+def _history(root, run, key):
+    found = _client(root).get_metric_history(run.info.run_id, key)
+    return [(metric.step, metric.value) for metric in sorted(found, key=lambda metric: metric.step)]
+
+
+def _add(folder, tracking, stage="score", params=None, metrics=None, artifacts=()):
+    add_to_run(
+        folder / "run.json",
+        params=params or {},
+        metrics=metrics or {},
+        artifacts=artifacts,
+        stage=stage,
+        tracking=tracking,
+    )
+
+
+def test_one_run_over_train_score_and_evaluate(root, tracking, tmp_path, capsys):
+    with _open(tracking, tmp_path, device="cpu") as run:
+        _tell(run, _steps(1, 10), [_epoch(1), _epoch(2)])
+        run.metrics({"extract_seconds": 3.5})
+        (tmp_path / "steps.csv").write_text("step\n1\n")
+        run.artifacts([tmp_path / "steps.csv"])
+    _add(tmp_path, tracking, "score", {"score.precision": "fp32"}, {"score/seconds": 1.5})
+    (tmp_path / "plots").mkdir()
+    (tmp_path / "plots" / "roc.png").write_bytes(b"png")
+    (tmp_path / "report.html").write_text("<html>")
+    _add(tmp_path, tracking, "evaluate", {"evaluate.timelines": 8}, {"auc": 0.9, "auc_Car (red)": 0.8},
+         [tmp_path / "plots", tmp_path / "report.html", tmp_path / "absent"])  # fmt: skip
+
+    (logged,) = _runs(root, tracking)
+    assert logged.info.status == "FINISHED"
+    assert re.fullmatch(r"toy-lr0\.001-[0-9a-f]{4}", logged.info.run_name)
+    assert json.loads((tmp_path / "run.json").read_text())["run_id"] == logged.info.run_id
+    assert logged.data.params == {
+        "train.learning_rate": "0.001", "dataset.name": "toy", "train.milestones": "[2]",
+        "score.precision": "fp32", "evaluate.timelines": "8",
+    }  # fmt: skip
+    assert logged.data.tags["device"] == "cpu"
+    assert _history(root, logged, "train/loss") == [(n, 1 / n) for n in range(1, 11)]
+    assert _history(root, logged, "train/learning_rate") == [(n, 1e-3) for n in range(1, 11)]
+    assert _history(root, logged, "val_video_auc") == [(1, 0.51), (2, 0.52)]
+    assert _history(root, logged, "epoch/loss") == [(1, 0.5), (2, 0.5)]
+    assert logged.data.metrics["extract_seconds"] == 3.5
+    assert logged.data.metrics["auc"] == 0.9
+    assert logged.data.metrics["auc_Car _red_"] == 0.8  # MLflow allows no brackets
+    names = {artifact.path for artifact in _client(root).list_artifacts(logged.info.run_id)}
+    assert names == {"steps.csv", "plots", "report.html"}
+    assert (
+        root / "mlartifacts" / logged.info.run_id / "artifacts" / "plots" / "roc.png"
+    ).read_bytes() == b"png"
+    assert (
+        f"tracking: run {logged.info.run_name} in experiment {tracking.experiment}" in capsys.readouterr().out
+    )
+
+
+def test_a_stage_that_runs_again_repeats_nothing(root, tracking, tmp_path):
+    with _open(tracking, tmp_path):
+        pass
+    for auc in (0.9, 0.9, 0.8, 0.8):
+        _add(tmp_path, tracking, "evaluate", {"evaluate.timelines": 8}, {"auc": auc, "ap": 0.3})
+    (logged,) = _runs(root, tracking)
+    assert _history(root, logged, "auc") == [(0, 0.9), (1, 0.8)]
+    assert _history(root, logged, "ap") == [(0, 0.3)]
+
+
+def test_an_interrupted_training_goes_on_in_its_run_and_logs_no_step_twice(root, tracking, tmp_path):
+    with pytest.raises(KeyboardInterrupt), _open(tracking, tmp_path) as run:
+        _tell(run, _steps(1, 5), [_epoch(1)])
+        _tell(run, _steps(6, 7))
+        raise KeyboardInterrupt
+    (logged,) = _runs(root, tracking)
+    assert logged.info.status == "KILLED"
+    with _open(tracking, tmp_path) as run:  # told again from the start, as training.train does
+        _tell(run, _steps(1, 5), [_epoch(1)])
+        _tell(run, _steps(6, 10), [_epoch(2)])
+    (logged,) = _runs(root, tracking)
+    assert logged.info.status == "FINISHED"
+    for key in ("train/loss", "train/gradient_norm"):
+        assert [step for step, _ in _history(root, logged, key)] == list(range(1, 11))
+    assert [step for step, _ in _history(root, logged, "val_loss")] == [1, 2]
+
+
+def test_kill_minus_9_leaves_one_run_without_gaps(root, tracking, tmp_path):
+    """The process dies with records unsent; its run goes on here and gets them."""
+    script = f"""
+        import os, pathlib, signal
+        import vadclip.tracking.logger
+        from vadclip.config import TrackingParams
+        from vadclip.train.history import StepRecord
+        from vadclip.tracking.runs import training_run
+        vadclip.tracking.logger.FLUSH_SECONDS = 0.0
+        tracking = TrackingParams(experiment={tracking.experiment!r}, uri=None, run_name=None)
+        with training_run(name="x", params={PARAMS}, tags={{}}, tracking=tracking,
+                          identity_file=pathlib.Path({str(tmp_path / "run.json")!r})) as run:
+            for step in range(1, 8):
+                if step == 5:
+                    run._next_flush += 1000
+                run.step(StepRecord(1, step, 1 / step, 1.0, 1.0, 1.0, 1.0, 1.0, step))
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (logged,) = _runs(root, tracking)
+    assert [step for step, _ in _history(root, logged, "train/loss")] == [1, 2, 3, 4]
+    with _open(tracking, tmp_path) as run:
+        _tell(run, _steps(1, 10))
+    (logged,) = _runs(root, tracking)
+    assert [step for step, _ in _history(root, logged, "train/loss")] == list(range(1, 11))
+    assert logged.info.status == "FINISHED"
+
+
+def test_a_kill_before_the_run_id_was_written_finds_the_run_all_the_same(root, tracking, tmp_path):
+    with _open(tracking, tmp_path) as run:
+        identity = run.identity
+    forgotten = json.loads((tmp_path / "run.json").read_text()) | {"run_id": None}
+    (tmp_path / "run.json").write_text(json.dumps(forgotten))
+    with _open(tracking, tmp_path) as run:
+        assert run.identity == identity
+    assert len(_runs(root, tracking)) == 1
+
+
+def test_a_changed_param_gives_a_child_run_and_leaves_the_parent_as_it_was(root, tracking, tmp_path, capsys):
+    with _open(tracking, tmp_path):
+        pass
+    _add(tmp_path, tracking, "score", {"score.precision": "fp32"})
+    _add(tmp_path, tracking, "evaluate", {"score.precision": "fp32", "evaluate.timelines": 8}, {"auc": 0.9})
+    for _ in range(2):
+        _add(tmp_path, tracking, "score", {"score.precision": "bf16"})
+    assert re.search(
+        r"score.precision changed since run toy-\S+: a child run of it has", capsys.readouterr().out
+    )
+    # evaluate says the score params too, so its figures go where the scores they belong to went.
+    _add(tmp_path, tracking, "evaluate", {"score.precision": "bf16", "evaluate.timelines": 8}, {"auc": 0.7})
+    parent, child = _runs(root, tracking)
+    assert (parent.info.status, child.info.status) == ("FINISHED", "FINISHED")
+    assert parent.data.params["score.precision"] == "fp32"
+    assert parent.data.metrics == {"auc": 0.9}
+    assert child.data.params == {"score.precision": "bf16", "evaluate.timelines": "8"}
+    assert child.data.metrics == {"auc": 0.7}
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["vadclip.changed_params"] == "score.precision"
+    assert child.info.run_name == f"{parent.info.run_name}-score"
+
+
+def test_a_training_with_other_params_gets_a_run_of_its_own(root, tracking, tmp_path):
+    with _open(tracking, tmp_path) as run:
+        first = run.identity
+    with _open(tracking, tmp_path, params=PARAMS | {"train.learning_rate": 1e-2}) as run:
+        assert run.identity.model_id != first.model_id
+    one, other = _runs(root, tracking)
+    assert (one.data.params["train.learning_rate"], other.data.params["train.learning_rate"]) == (
+        "0.001",
+        "0.01",
+    )
+    assert {one.info.status, other.info.status} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("gone", ["deleted", "elsewhere"])
+def test_a_run_that_the_store_does_not_know_gets_one_successor(gone, root, tracking, tmp_path, capsys):
+    with _open(tracking, tmp_path):
+        pass
+    if gone == "deleted":
+        _client(root).delete_run(_runs(root, tracking)[0].info.run_id)
+    else:  # the model was trained against another store
+        tracking = tracking.model_copy(update={"experiment": "elsewhere"})
+        moved = json.loads((tmp_path / "run.json").read_text()) | {"run_id": "0" * 32, "model_id": "1" * 32}
+        (tmp_path / "run.json").write_text(json.dumps(moved))
+    _add(tmp_path, tracking, "score", {"score.precision": "fp32"}, {"score/seconds": 1.0})
+    assert "the store does not know run toy-lr0.001" in capsys.readouterr().out
+    _add(tmp_path, tracking, "evaluate", {"score.precision": "fp32"}, {"auc": 0.9})
+    (successor,) = _runs(root, tracking)
+    assert successor.data.metrics == {"score/seconds": 1.0, "auc": 0.9}
+    assert successor.info.run_name == json.loads((tmp_path / "run.json").read_text())["name"]
+    assert successor.info.status == "FINISHED"
+
+
+def test_names_come_from_the_experiment_the_params_or_the_settings(root, tracking, tmp_path, monkeypatch):
+    named = tracking.model_copy(update={"run_name": "my run"})
+    with _open(named, tmp_path / "a"):
+        pass
+    monkeypatch.setenv("DVC_EXP_NAME", "gawky-mend")
+    with _open(named, tmp_path / "b"):
+        pass
+    monkeypatch.delenv("DVC_EXP_NAME")
+    for folder in ("c", "d"):
+        with _open(tracking, tmp_path / folder):
+            pass
+    names = [run.info.run_name for run in _runs(root, tracking)]
+    assert names[:2] == ["my run", "gawky-mend"]
+    assert len(set(names)) == 4
+
+
+def test_a_failed_training_is_a_failed_run(root, tracking, tmp_path):
+    with pytest.raises(ValueError, match="bad"), _open(tracking, tmp_path):
+        raise ValueError("bad")
+    assert _runs(root, tracking)[0].info.status == "FAILED"
+
+
+def test_the_commit_and_the_data_version_are_tags(root, tracking, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert lineage_tags() == {}
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.invalid"]
+    lock = {
+        "stages": {"extract": {"outs": [{"path": "features", "md5": "abc.dir"}, {"path": "x", "md5": "1"}]}}
+    }
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock))
+    (tmp_path / "code.py").write_text("1")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "m"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    (tmp_path / "dvc.lock").write_text(json.dumps(lock) + "\n")  # as in every repro
+    (tmp_path / "new.txt").write_text("untracked")
+    expected = {"git_commit": commit, "git_dirty": "false", "data_version": "abc.dir"}
+    assert lineage_tags() == expected
+    (tmp_path / "code.py").write_text("2")
+    assert lineage_tags() == expected | {"git_dirty": "true"}
+    with _open(tracking, tmp_path / "run"):
+        pass
+    tags = _runs(root, tracking)[0].data.tags
+    assert {key: tags[key] for key in expected} == expected | {"git_dirty": "true"}
+
+
+def _silent_server():
+    """A port that takes connections and never answers."""
+    server = socket.socket()
+    server.bind(("127.0.0.1", 0))
+    server.listen()
+    return server
+
+
+@pytest.mark.parametrize("kind", ["refused", "silent"])
+def test_a_server_that_is_away_costs_seconds_a_line_and_nothing_else(kind, tracking, tmp_path, capsys):
+    server = _silent_server()
+    port = server.getsockname()[1]
+    if kind == "refused":
+        server.close()
+    away = tracking.model_copy(update={"uri": f"http://user:secret@127.0.0.1:{port}/path"})
+    started = time.monotonic()
+    with _open(away, tmp_path) as run:
+        _tell(run, _steps(1, 3), [_epoch(1)])
+        run.metrics({"a": 1.0})
+        run.artifacts([tmp_path])
+    assert time.monotonic() - started < 8
+    server.close()
+    identity = json.loads((tmp_path / "run.json").read_text())
+    assert identity["run_id"] is None
+    assert len(identity["model_id"]) == 32
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(
+        f"tracking: http://127.0.0.1:{port}/path is not usable, nothing is logged there ("
+    )
+    assert "secret" not in lines[0]
+
+
+def test_a_training_without_its_server_is_logged_whole_when_it_goes_on_with_one(root, tracking, tmp_path):
+    with _silent_server() as server:
+        port = server.getsockname()[1]
+    away = tracking.model_copy(update={"uri": f"http://127.0.0.1:{port}"})
+    with pytest.raises(KeyboardInterrupt), _open(away, tmp_path) as run:
+        _tell(run, _steps(1, 5), [_epoch(1)])
+        raise KeyboardInterrupt
+    with _open(tracking, tmp_path) as run:
+        _tell(run, _steps(1, 5), [_epoch(1)])
+        _tell(run, _steps(6, 10), [_epoch(2)])
+    (logged,) = _runs(root, tracking)
+    assert [step for step, _ in _history(root, logged, "train/loss")] == list(range(1, 11))
+
+
+def test_the_environment_beats_the_params_and_a_bad_store_is_said(tracking, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense://store")
+    with _open(tracking, tmp_path):
+        pass
+    _add(tmp_path, tracking)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all("tracking: nonsense://store is not usable" in line for line in lines)
+
+
+def test_what_could_not_be_sent_is_sent_later(root, tracking, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("vadclip.tracking.logger.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("vadclip.tracking.logger.RETRY_SECONDS", 0.0)
+    with _open(tracking, tmp_path) as run:
+        with monkeypatch.context() as broken:
+            broken.setattr(mlflow.MlflowClient, "log_batch", _raise_os_error)
+            _tell(run, _steps(1, 2))
+        _tell(run, _steps(3, 4))
+    (logged,) = _runs(root, tracking)
+    assert [step for step, _ in _history(root, logged, "train/loss")] == [1, 2, 3, 4]
+    assert "failed (OSError: cable out); files are written all the same" in capsys.readouterr().out
+
+
+def _raise_os_error(*arguments, **named):
+    raise OSError("cable out")
+
+
+def test_what_could_never_be_sent_is_counted(tracking, tmp_path, monkeypatch, capsys):
+    with _open(tracking, tmp_path) as run:
+        _tell(run, _steps(1, 3))
+        monkeypatch.setattr(mlflow.MlflowClient, "log_batch", _raise_os_error)
+    assert "3 records of toy-lr0.001" in capsys.readouterr().out
+
+
+def test_a_missing_run_file_is_said(tracking, tmp_path, capsys):
+    _add(tmp_path, tracking)
+    assert "run.json is missing: nothing was logged" in capsys.readouterr().out
+
+
+def test_a_training_and_its_served_model(root, tracking, tmp_path):
+    """The toy through everything: logged while it trains, saved, served where there is no repository."""
+    todo = task(text_tower(), epochs=2)
+    resume = ResumeFolder(tmp_path / "resume")
+    with _open(tracking, resume.folder) as run:
+        trained = train(todo, device=CPU, resume=resume, logger=run, readers=0)
+        save_model(tmp_path / "model", trained.model, todo.model_info(trained.epoch, trained.figures))
+        text_KD = class_texts(trained.model, "fp32")
+        for _ in range(2):
+            run.model(tmp_path / "model", text_KD)
+    (logged,) = _runs(root, tracking)
+    assert [step for step, _ in _history(root, logged, "train/loss")] == [1, 2, 3, 4, 5, 6]
+    assert len(mlflow.search_logged_models([logged.info.experiment_id], output_format="list")) == 1
+
+    features = np.random.default_rng(0).standard_normal((2, 11, 16)).astype(np.float32)
+    np.save(tmp_path / "features.npy", features)
+    script = f"""
+        import mlflow, numpy, sys
+        assert not any(name.split(".")[0] == "vadclip" for name in sys.modules)
+        mlflow.set_tracking_uri("sqlite:///{root}/mlflow.db")
+        model = mlflow.pyfunc.load_model("runs:/{logged.info.run_id}/model")
+        found = model.predict(numpy.load("features.npy"))
+        numpy.savez("found.npz", **found)
+        print(sys.modules["vadclip.tracking.served"].__file__)
+        try:
+            model.predict(numpy.zeros((1, 3, 17), numpy.float32))
+        except mlflow.MlflowException as error:
+            print(error)
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    served = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert served.returncode == 0, served.stderr
+    assert "/code/vadclip/tracking/served.py" in served.stdout  # the code that ran is the artifact's,
+    assert str(PROJECT) not in served.stdout  # not the repository's
+    assert "Shape of input (1, 3, 17) does not match expected shape (-1, -1, 16)" in served.stdout
+    found = np.load(tmp_path / "found.npz")
+    for number, rows in enumerate(features):
+        expected = video_output(trained.model, rows, text_KD, "fp32")
+        np.testing.assert_allclose(
+            found["anomaly_score"][number], expected.anomaly_logits_BT[0].sigmoid(), atol=1e-6
+        )
+        np.testing.assert_allclose(
+            found["class_probabilities"][number], expected.class_logits_BTK[0].softmax(-1), atol=1e-6
+        )
+    pickles = [
+        path
+        for path in (root / "mlartifacts").rglob("*")
+        if path.suffix in {".pkl", ".pickle", ".pt", ".pth"}
+    ]
+    assert pickles == []
+
+
+def test_system_metrics_are_recorded(root, tracking, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with _open(tracking, tmp_path):
+        time.sleep(0.7)
+    with _open(tracking, tmp_path):
+        time.sleep(0.7)
+    (logged,) = _runs(root, tracking)
+    steps = [step for step, _ in _history(root, logged, "system/cpu_utilization_percentage")]
+    assert steps == list(range(len(steps)))
+    assert len(steps) >= 3

@@ -1,0 +1,175 @@
+"""The train stage on a tiny project: a manifest and a feature store in, a model folder and a run out."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import mlflow
+import numpy as np
+import pytest
+import yaml
+from clip_helpers import random_state, tiny_config, write_clip
+from conftest import PROJECT
+from safetensors.numpy import load_file
+from training_helpers import CLASSES, video
+
+import flows.train
+from vadclip.clip.frozen import load_clip
+from vadclip.errors import InputError
+from vadclip.features.provenance import Provenance
+from vadclip.features.reader import IndexRow, write_index
+from vadclip.features.shards import Block, write_shard
+from vadclip.manifest import Manifest, write_manifest
+from vadclip.model.store import load_model
+from vadclip.tracking.logger import TrainingRun
+
+OUTPUTS = {"epochs.json", "model.json", "model.safetensors", "run.json", "steps.csv"}
+VIDEOS = tuple(
+    video(f"{split}{number}", label, split=split, rows=3 + 2 * number)
+    for split, count in (("test", 1), ("train", 6), ("val", 4))
+    for number, label in zip(range(count), ("Normal", "Fighting") * 3, strict=False)
+)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory):
+    """A project as ingest and extract leave it; its tests work on copies, the tracking store included."""
+    folder = tmp_path_factory.mktemp("template")
+    clip_params = write_clip(folder, tiny_config(width=16, heads=1, layers=1))
+    clip = load_clip(clip_params, device="cpu")
+    provenance = Provenance(
+        "encoded", clip.name, clip.fingerprint, True, "fp32", 32, 64, 1, recipe="made up for a test"
+    )
+    write_manifest(Manifest("table", "videos", CLASSES, VIDEOS), folder / "manifest.parquet")
+    random = np.random.default_rng(0)
+    blocks, arrays, rows = [], [], []
+    for made in VIDEOS:
+        count, crops = made.num_snippets, range(5) if made.split == "train" else (0,)
+        for crop in crops:
+            blocks.append(
+                Block(made.video_id, crop, 0, count, count, made.num_frames, made.content_hash, "pyav")
+            )
+            arrays.append(random.normal(made.labels != ("Normal",), 0.5, (count, 64)).astype(np.float16))
+    name = write_shard(folder / "features", "shard", provenance, blocks, arrays).name
+    for made in VIDEOS:
+        crops = tuple(block.crop for block in blocks if block.video_id == made.video_id)
+        shape = (made.num_snippets, made.num_frames, crops)
+        rows.append(IndexRow(made.video_id, "ok", None, (name,), *shape, "pyav", made.content_hash))
+    write_index(folder / "features", rows, provenance)
+    (folder / "extract_metrics.json").write_text('{"rows": 80, "run_seconds_total": 1.5}')
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    content["clip"] = clip_params.model_dump()
+    content["dataset"].update(name="table", root="videos", table="videos.csv")
+    content["model"].update(length=8, layers=1, window=4)
+    content["train"].update(batch_size=5, epochs=3, milestones=[2], selection="validation")
+    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+@pytest.fixture
+def project(template, tmp_path, monkeypatch):
+    shutil.copytree(template, tmp_path / "project")
+    monkeypatch.chdir(tmp_path / "project")
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return tmp_path / "project"
+
+
+def _change(section, **changes):
+    with open("params.yaml") as opened:
+        content = yaml.safe_load(opened)
+    content[section].update(changes)
+    with open("params.yaml", "w") as opened:
+        yaml.safe_dump(content, opened)
+
+
+def _interrupt_at(step):
+    def logged(self, record, real=TrainingRun.step):
+        real(self, record)
+        if record.step == step:
+            raise KeyboardInterrupt
+
+    return logged
+
+
+def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project, monkeypatch):
+    with monkeypatch.context() as interrupted:
+        interrupted.setattr(TrainingRun, "step", _interrupt_at(5))  # epochs have three steps
+        with pytest.raises(KeyboardInterrupt):
+            flows.train.main()
+    assert not (project / "model").exists()
+    (unfinished,) = (project / ".cache" / "train").iterdir()
+    assert {path.name for path in unfinished.iterdir()} == {"state.safetensors", "run.json"}
+
+    flows.train.main()
+    assert {path.name for path in (project / "model").iterdir()} == OUTPUTS
+    assert not unfinished.exists()
+    client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vadclip-flow")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("table-d64-t8-validation-lr0.0001-s234-")
+    assert run.data.params["train.milestones"] == "[2]"
+    assert not any(name.startswith(("execution.", "tracking.")) for name in run.data.params)
+    assert run.data.metrics["extract_run_seconds_total"] == 1.5
+    assert {"dataset_fingerprint", "feature_fingerprint", "device"} <= run.data.tags.keys()
+    for key, steps in (("train/loss", 9), ("val_video_auc", 3), ("epoch/rows_per_second", 3)):
+        found = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, key))
+        assert found == list(range(1, steps + 1)), key
+    info = json.loads((project / "model" / "model.json").read_text())
+    assert info["validation"]["val_video_auc"] == run.data.metrics["selected_val_video_auc"]
+    assert info["epoch"] == run.data.metrics["selected_epoch"]
+    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+
+    weights = load_file(project / "model" / "model.safetensors")
+    shutil.rmtree(project / "model")
+    _change("tracking", uri="nonsense://store")  # a training without a store, and undisturbed
+    flows.train.main()
+    undisturbed = load_file(project / "model" / "model.safetensors")
+    assert weights.keys() == undisturbed.keys()
+    assert all(np.array_equal(weights[name], undisturbed[name]) for name in weights)
+    assert {path.name for path in (project / "model").iterdir()} == OUTPUTS
+    assert json.loads((project / "model" / "run.json").read_text())["run_id"] is None
+
+    clip = load_clip(flows.train.load_params().clip, device="cpu")
+    model, loaded = load_model(project / "model", clip.text, "cpu")
+    assert loaded.feature_provenance["embed_dim"] == 64
+    assert not model.training
+
+
+def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypatch):
+    _change("tracking", uri="nonsense://store")
+    monkeypatch.setattr(TrainingRun, "step", _interrupt_at(5))
+
+    def unfinished():
+        with pytest.raises(KeyboardInterrupt):
+            flows.train.main()
+        return {path.name for path in (project / ".cache" / "train").iterdir()}
+
+    first = unfinished()
+    _change("execution", loader_workers=2)
+    _change("score", precision="bf16")
+    assert unfinished() == first
+    _change("train", seed=235)
+    second = unfinished()
+    assert len(second) == 2
+    write_manifest(
+        Manifest("table", "videos", CLASSES, (VIDEOS[0], replace(VIDEOS[1], labels=("Fire",)), *VIDEOS[2:])),
+        project / "manifest.parquet",
+    )
+    assert len(unfinished()) == 3
+
+
+def test_cuda_without_a_gpu_is_an_error(project, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    _change("execution", device="cuda", gpus_per_actor=1)
+    with pytest.raises(InputError, match=r"no CUDA GPU .*; set execution\.device: cpu"):
+        flows.train.main()
+
+
+def test_features_of_another_clip_are_an_error(project):
+    write_clip(project, config := tiny_config(width=16, heads=1, layers=1), random_state(config, seed=1))
+    _change("clip", model=str(project / "clip.json"), pretrained=str(project / "clip.safetensors"))
+    with pytest.raises(
+        InputError, match=r"features was made with CLIP .*texts must come from the CLIP of the"
+    ):
+        flows.train.main()

@@ -1,0 +1,1 @@
+"""The runs in MLflow: a mirror of what the files hold."""

@@ -1,0 +1,40 @@
+"""Who a trained model is in the tracking store: model/run.json."""
+
+import json
+import os
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from vadclip.config import TrackingParams
+from vadclip.files import write_text_atomic
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The content of run.json."""
+
+    model_id: str
+    """Made once per training; finds the run even if a kill came before `run_id` was written down."""
+    name: str
+    experiment: str
+    run_id: str | None
+    """None if the store was away."""
+
+    @classmethod
+    def new(cls, name: str, tracking: TrackingParams) -> "RunIdentity":
+        """Make an identity. A name that DVC gave the experiment, or tracking.run_name, replaces `name`."""
+        model_id = uuid.uuid4().hex
+        given = os.environ.get("DVC_EXP_NAME") or tracking.run_name
+        return cls(model_id, given or f"{name}-{model_id[:4]}", tracking.experiment, None)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunIdentity | None":
+        """Read run.json; None if there is none."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def write(self, path: Path) -> None:
+        """Write run.json."""
+        write_text_atomic(path, json.dumps(asdict(self), indent=2) + "\n")

@@ -1,0 +1,304 @@
+"""MLflow, the mirror of what the stages write to files; the only module that imports it.
+
+One run stands for one trained model: train opens it, score and evaluate add to it, by the model's run.json.
+When the store is away or fails, a line says so and the stage goes on: its files are the truth. Nothing is
+logged twice: a resumed training is told its past again, and what the store has already is dropped here.
+
+Traps of MLflow that shape this module: a param cannot change its value, and trying marks the run as failed,
+so stages compute first and log last; a server that does not answer is tried for minutes by default.
+"""
+
+import logging
+import os
+import re
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+# MLflow reads these when it is imported or first used. A user's own settings win.
+for _name, _value in (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+    ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5"),
+    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+):
+    os.environ.setdefault(_name, _value)
+
+import mlflow  # noqa: E402
+import numpy as np  # noqa: E402
+from mlflow.entities import Metric, Param, Run  # noqa: E402
+from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: E402
+
+from vadclip.config import TrackingParams  # noqa: E402
+from vadclip.tracking.identity import RunIdentity  # noqa: E402
+from vadclip.tracking.lineage import lineage_tags, project_root  # noqa: E402
+from vadclip.tracking.logger import LAST_EPOCH, LAST_STEP, LoggedRecord, TrainingRun  # noqa: E402
+from vadclip.tracking.mirroring import Forgiving, say, within  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PROBE_SECONDS = 5.0
+MODEL_ID, MODEL_LOGGED, PARENT = "vadclip.model_id", "vadclip.model_logged", "mlflow.parentRunId"
+
+
+@contextmanager
+def training_run(
+    *,
+    name: str,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    tracking: TrackingParams,
+    identity_file: Path,
+) -> Iterator[TrainingRun]:
+    """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
+
+    `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
+    any moment leaves one run. Where that run has other params, it is left alone and a new one begins.
+    """
+    identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking)
+    identity.write(identity_file)
+    run = TrainingRun(identity, None)
+    if store := _open(tracking):
+        with Forgiving("no run was opened"):
+            run = store.begin(identity, name, params, tags, tracking, identity_file)
+    try:
+        yield run
+    except KeyboardInterrupt:
+        run.end("KILLED")
+        raise
+    except BaseException:
+        run.end("FAILED")
+        raise
+    run.end("FINISHED")
+
+
+def add_to_run(
+    run_file: Path,
+    *,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    artifacts: Sequence[Path],
+    stage: str,
+    tracking: TrackingParams,
+) -> None:
+    """Add a later stage's params, numbers and files to the run of the model that `run_file` (run.json) names.
+
+    To be called once the stage's files are written. If the store does not know the run, a new one stands for
+    the model from then on; if a param has another value there, the stage's results go to a child run of it.
+    """
+    identity = RunIdentity.read(run_file)
+    if identity is None:
+        say(f"{run_file} is missing: nothing was logged")
+    elif store := _open(tracking):
+        with Forgiving(f"logging {stage} to {identity.name} failed"):
+            store.add(identity, params, metrics, artifacts, stage)
+
+
+class _Store:
+    """An MLflow store that has answered, and this project's experiment in it."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        users = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(
+            uri
+        )  # it writes the variable too, which from then on would look like the user's
+        if users is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        self._client = mlflow.MlflowClient(uri)
+        if found := self._client.get_experiment_by_name(experiment):
+            self._experiment_id: str = found.experiment_id
+        else:
+            # Servers know where their artifacts belong; for a database it is a folder in the project.
+            place = None if _is_server(uri) else (project_root() / "mlartifacts").as_uri()
+            self._experiment_id = self._client.create_experiment(experiment, artifact_location=place)
+
+    def begin(
+        self,
+        identity: RunIdentity,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        tracking: TrackingParams,
+        identity_file: Path,
+    ) -> TrainingRun:
+        """Make the training's run the active one, new or known, with system metrics."""
+        run = self._find(identity)
+        if run and _conflicts(run, params):
+            run, identity = None, RunIdentity.new(name, tracking)
+            identity.write(identity_file)
+        last_step, last_epoch = 0, 0
+        if run:
+            last_step = self._last_step(run.info.run_id, LAST_STEP)
+            last_epoch = self._last_step(run.info.run_id, LAST_EPOCH)
+            mlflow.start_run(run_id=run.info.run_id, log_system_metrics=True)
+        else:
+            run = mlflow.start_run(
+                experiment_id=self._experiment_id,
+                run_name=identity.name,
+                tags={MODEL_ID: identity.model_id, **lineage_tags(), **tags},
+                log_system_metrics=True,
+            )
+        try:
+            identity = replace(identity, run_id=run.info.run_id)
+            identity.write(identity_file)
+            self._log_params(run, params)
+        except BaseException:
+            mlflow.end_run("FAILED")
+            raise
+        say(f"run {identity.name} in experiment {identity.experiment}")
+        return TrainingRun(identity, self, last_step=last_step, last_epoch=last_epoch)
+
+    def add(
+        self,
+        identity: RunIdentity,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        artifacts: Sequence[Path],
+        stage: str,
+    ) -> None:
+        """Do what `add_to_run` says."""
+        run = self._find(identity)
+        if run is None:
+            run = self._create(identity.name, {MODEL_ID: identity.model_id, "vadclip.begun_by": stage})
+            say(f"the store does not know run {identity.name}: a new run of that name has the results")
+        elif changed := ", ".join(_conflicts(run, params)):
+            parent = run
+            run = self._child(parent, params) or self._create(
+                f"{identity.name}-{stage}", {PARENT: parent.info.run_id, "vadclip.changed_params": changed}
+            )
+            say(f"{changed} changed since run {identity.name}: a child run of it has the results")
+        self._log_params(run, params)
+        self.log_metrics(run.info.run_id, metrics)
+        self.log_artifacts(run.info.run_id, artifacts)
+
+    def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
+        """Log records in one transaction."""
+        entries = [
+            Metric(key, value, record.time_ms, record.step)
+            for record in records
+            for key, value in record.numbers.items()
+        ]
+        self._client.log_batch(run_id, metrics=entries)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log single numbers; one that is there is not repeated, a changed one gets the next step."""
+        before = self._client.get_run(run_id).data.metrics
+        now = time.time_ns() // 1_000_000
+        entries = []
+        for given, value in metrics.items():
+            key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
+            if key not in before:
+                entries.append(Metric(key, float(value), now, 0))
+            elif before[key] != float(value):
+                entries.append(Metric(key, float(value), now, self._last_step(run_id, key) + 1))
+        for start in range(0, len(entries), 1000):
+            self._client.log_batch(run_id, metrics=entries[start : start + 1000])
+
+    def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
+        """Log files at the top and folders under their own name; what does not exist is left out."""
+        for path in paths:
+            if path.is_dir():
+                self._client.log_artifacts(run_id, str(path), path.name)
+            elif path.exists():
+                self._client.log_artifact(run_id, str(path))
+
+    def log_model(self, run_id: str, model_folder: Path, text_KD: "Tensor | None") -> None:
+        """Log the pyfunc: data, this package's code, signature, requirements. The run is the active one."""
+        # They need torch, without which the other stages' tracking works.
+        from vadclip.model.store import read_model_info
+        from vadclip.tracking.served import requirements, write_served
+
+        if MODEL_LOGGED in self._client.get_run(run_id).data.tags:
+            return
+        info, numbers = read_model_info(model_folder), np.dtype(np.float32)
+        features = TensorSpec(numbers, (-1, -1, info.config.width))
+        found: list[ColSpec | TensorSpec] = [TensorSpec(numbers, (-1, -1), "anomaly_score")]
+        if text_KD is not None:
+            found.append(TensorSpec(numbers, (-1, -1, len(info.classes)), "class_probabilities"))
+        with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # that an example is missing: the signature says it all
+            data, code = write_served(Path(temporary), model_folder, text_KD)
+            mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="vadclip.tracking.served",
+                data_path=str(data),
+                code_paths=[str(code)],
+                signature=ModelSignature(inputs=Schema([features]), outputs=Schema(found)),
+                pip_requirements=requirements(),
+            )
+        self._client.set_tag(run_id, MODEL_LOGGED, "true")
+
+    def end(self, status: str) -> None:
+        """Close the active run."""
+        mlflow.end_run(status)
+
+    def _find(self, identity: RunIdentity) -> Run | None:
+        if identity.run_id:
+            try:
+                run = self._client.get_run(identity.run_id)
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                if run.info.lifecycle_stage == "active":
+                    return run
+        return next(iter(self._search(f"tags.`{MODEL_ID}` = '{identity.model_id}'")), None)
+
+    def _child(self, parent: Run, params: Mapping[str, Any]) -> Run | None:
+        children = self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")
+        return next((run for run in children if not _conflicts(run, params)), None)
+
+    def _search(self, condition: str) -> list[Run]:
+        return list(self._client.search_runs([self._experiment_id], condition))
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> Run:
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={**lineage_tags(), **tags})
+        self._client.set_terminated(run.info.run_id, "FINISHED")
+        return run
+
+    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+        missing = [Param(key, _text(value)) for key, value in params.items() if key not in run.data.params]
+        for start in range(0, len(missing), 100):
+            self._client.log_batch(run.info.run_id, params=missing[start : start + 100])
+
+    def _last_step(self, run_id: str, key: str) -> int:
+        return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
+
+
+def _open(tracking: TrackingParams) -> _Store | None:
+    """Return the store, or None after a line that says why there is none."""
+    for logger in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{project_root() / 'mlflow.db'}"
+    place = urlsplit(uri)
+    shown = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"  # never a password
+    with Forgiving(f"{shown} is not usable, nothing is logged there"):
+        if _is_server(uri):
+            within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
+        return _Store(uri, tracking.experiment)
+    return None
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _conflicts(run: Run, params: Mapping[str, Any]) -> list[str]:
+    there = run.data.params
+    return [key for key, value in params.items() if key in there and there[key] != _text(value)]
+
+
+def _text(value: object) -> str:
+    return str(value)[:5000]  # MLflow's limit is 6,000
