@@ -1,0 +1,93 @@
+"""The `vadclip` command."""
+
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import yaml
+
+from vadclip.config import PARAMS_FILE, flatten, load_params
+from vadclip.errors import InputError
+from vadclip.files import write_text_atomic
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="VadCLIP as a pipeline.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `vadclip <command>` a group, however few commands there are."""
+
+
+@app.command()
+def recipe(
+    name: Annotated[str, typer.Argument(help="sample, ucf_crime or xd_violence")],
+    params: Annotated[Path, typer.Option(help="The file to write.")] = PARAMS_FILE,
+) -> None:
+    """Write a complete params.yaml for a dataset and show what it changes."""
+    known = sorted(entry.name.removesuffix(".yaml") for entry in files("vadclip.recipes").iterdir()
+                   if entry.name.endswith(".yaml"))  # fmt: skip
+    if name not in known:
+        raise InputError(f"no recipe {name!r}; there are {', '.join(known)}")
+    text = files("vadclip.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
+    before = flatten(yaml.safe_load(params.read_text(encoding="utf-8")) or {}) if params.exists() else {}
+    after = flatten(yaml.safe_load(text))
+    write_text_atomic(params, text)
+    for key in sorted(before.keys() | after.keys()):
+        if before.get(key) != after.get(key):
+            print(f"{key}: {before.get(key)} -> {after.get(key)}" if before else f"{key}: {after[key]}")
+    print(
+        f"wrote {params} for {name}; look for EDIT in it" if "EDIT" in text else f"wrote {params} for {name}"
+    )
+
+
+@app.command(name="import-checkpoint")
+def import_checkpoint(
+    checkpoint: Annotated[Path, typer.Argument(help="An official checkpoint, such as model_ucf.pth.")],
+    model_folder: Annotated[Path, typer.Option(help="The model folder to write.")] = Path("model"),
+    params: Annotated[Path, typer.Option(help="Names sizes, classes and CLIP.")] = PARAMS_FILE,
+    write_clip: Annotated[
+        Path | None, typer.Option(help="Only extract the CLIP weights it holds, to this .safetensors file.")
+    ] = None,
+) -> None:
+    """Make a model folder of an official checkpoint, outside the pipeline (inside: train.checkpoint)."""
+    from vadclip.model.checkpoints import read_checkpoint, write_clip_weights
+
+    read = read_checkpoint(checkpoint)
+    if write_clip is not None:
+        if write_clip.suffix != ".safetensors":
+            raise InputError(f"--write-clip {write_clip}: it writes safetensors; let the name end in that")
+        write_clip_weights(read, write_clip)
+        print(
+            f"wrote {write_clip}; in params.yaml: clip.pretrained: {write_clip}, clip.quick_gelu: true, and "
+            "clip.model as it is with the official CLIP: ViT-B-16-quickgelu"
+        )
+        return
+    from vadclip.model.checkpoint_commands import import_to_folder
+
+    for note in import_to_folder(read, load_params(params), model_folder, Path("manifest.parquet")):
+        print(f"note: {note}")
+    print(f"wrote {model_folder} from {checkpoint} (sha256 {read.sha256[:12]})")
+
+
+@app.command(name="export-checkpoint")
+def export_checkpoint(
+    out: Annotated[Path, typer.Argument(help="The .pth to write.")],
+    model_folder: Annotated[Path, typer.Option(help="The model folder to read.")] = Path("model"),
+    params: Annotated[Path, typer.Option(help="Names the CLIP, which goes into the file.")] = PARAMS_FILE,
+) -> None:
+    """Write a model folder as a checkpoint that the official code loads."""
+    from vadclip.model.checkpoint_commands import export_from_folder
+
+    export_from_folder(model_folder, load_params(params), out)
+    print(f"wrote {out} from {model_folder}")
+
+
+def main() -> None:
+    """Run the command line: the user's mistake is one line and status 1."""
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""Whole params files, one a dataset: `vadclip recipe <name>` writes one to params.yaml."""
