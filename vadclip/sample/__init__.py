@@ -1,0 +1,1 @@
+"""The embedded sample: a drawn world of fixed street cameras, and a small CLIP trained on others of it."""
