@@ -41,7 +41,7 @@ def main() -> None:
         print(f"evaluate: {name} is not defined: {reason}")
     tracking.add_to_run(
         RUN,
-        params=flatten({"evaluate": params.evaluate.model_dump()}),
+        params=flatten(params.model_dump(include={"score", "evaluate"})),
         metrics=evaluation.metrics,
         artifacts=[METRICS, PLOTS, REPORT],
         stage="evaluate",

@@ -1,6 +1,6 @@
 """Parity with the official VadCLIP: same weights in, same numbers out (tests/golden/README.md).
 
-Tolerances are design.md's: forward 2e-5, loss terms 1e-6, gradients 1e-4 of their norm, trajectory 1e-4.
+Tolerances: forward 2e-5, loss terms 1e-6, gradients 1e-4 of their norm, trajectory 1e-4.
 """
 
 from dataclasses import dataclass

@@ -100,7 +100,7 @@ def _through_all_stages(project, monkeypatch, *, ray):
 
 
 def _check_truth(project):
-    """Every test video's spans and segments, by design.md's rules from the authors' own ground truth."""
+    """Every test video's spans and segments, by vadclip.md's rules from the authors' own ground truth."""
     manifest, tree = read_manifest("manifest.parquet"), project.tree
     train, test = manifest.split("train"), manifest.split("test")
     assert (len(train), len(test), len(manifest.classes)) == COUNTS[project.code]

@@ -1,4 +1,4 @@
-"""From decoded frames to the image tower's crops: one resize, ten crops (vadclip.md section 1, design.md).
+"""From decoded frames to the image tower's crops: one resize, ten crops (vadclip.md section 1).
 
 The authors' demo resizes every frame to 340x256 whatever its aspect and crops 224x224. Towers of another size
 take the same picture in proportion. The resize is bilinear with half-pixel centres, no antialias, and rounds

@@ -1,6 +1,7 @@
 """Whole videos through VadCLIP: chunks of T snippets, each on its own (vadclip.md section 4, "test length").
 
-Validation while training and the score stage both go through here, so they see the same function.
+For one video at a time, as validation and the logged model need it; the score stage packs chunks of many videos
+into a pass (score/scoring.py) and equals this (tested).
 
 Legend of shape suffixes: N snippets of one video, T snippets of a chunk, D width, K classes, C chunks.
 """

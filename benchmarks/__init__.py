@@ -1,0 +1,1 @@
+"""One module a claim; each prints a table and writes JSON below benchmarks/results."""
