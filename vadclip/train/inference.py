@@ -1,7 +1,7 @@
 """Whole videos through VadCLIP: chunks of T snippets, each on its own (vadclip.md section 4, "test length").
 
-For one video at a time, as validation and the logged model need it; the score stage packs chunks of many videos
-into a pass (score/scoring.py) and equals this (tested).
+For one video at a time, as validation and the logged model need it. The score stage packs chunks of many
+videos into a pass (score/scoring.py) and gives the same scores.
 
 Legend of shape suffixes: N snippets of one video, T snippets of a chunk, D width, K classes, C chunks.
 """
