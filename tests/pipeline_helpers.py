@@ -41,7 +41,7 @@ def make_project(folder: Path, *, videos: int = 12, snippets: int = 4) -> Path:
     content["ingest"]["val_fraction"] = 0.25
     content["extract"]["train_crops"] = 5
     content["model"].update(length=8, layers=1, window=4)
-    content["train"].update(batch_size=4, epochs=3, milestones=[2])
+    content["train"].update(batch_size=4, epochs=8, milestones=[6])
     content["evaluate"].update(bootstrap_resamples=20, timelines=2)
     content["execution"].update(unit_images=20, encoder_batch=16)
     (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))

@@ -73,7 +73,7 @@ def test_a_second_repro_changes_no_file(project):
 def test_kill_9_while_extracting_and_while_training_ends_in_the_same_rows_weights_and_run(project, tmp_path):
     again = make_project(tmp_path / "killed")
     shards, unfinished = again / "features", again / ".cache" / "train"
-    repro_killed_when(again, lambda: len(list(shards.glob("shard-*.parquet"))) >= 2)
+    repro_killed_when(again, lambda: len(list(shards.glob("part-*.parquet"))) >= 2)
     repro_killed_when(again, lambda: any(unfinished.glob("*/state.safetensors")))
 
     expected_rows, rows = _arrays(project), _arrays(again)

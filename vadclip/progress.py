@@ -88,11 +88,8 @@ class _PlainLines:
         if time.monotonic() - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = time.monotonic()
             rate = self._done / (self._last_line - self._started)
-            eta = format_seconds((self._total - self._done) / rate) if rate > 0 else "unknown"
-            self.message(
-                f"{self._description}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, "
-                f"{rate:,.1f}/s, ETA {eta}"
-            )
+            pace = f", {rate:,.1f}/s, ETA {format_seconds((self._total - self._done) / rate)}" if rate else ""
+            self.message(f"{self._description}: {self._done:,.0f} of {self._total:,.0f} {self._unit}{pace}")
 
     def message(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
