@@ -272,7 +272,8 @@ def test_names_come_from_the_experiment_the_params_or_the_settings(root, trackin
         with _open(tracking, tmp_path / folder):
             pass
     names = [run.info.run_name for run in _runs(root, tracking)]
-    assert names[:2] == ["my run", "gawky-mend"]
+    assert names[0] == "my run"
+    assert names[1] == "my run-gawky-mend"
     assert len(set(names)) == 4
 
 

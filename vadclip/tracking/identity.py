@@ -25,10 +25,15 @@ class RunIdentity:
 
     @classmethod
     def new(cls, name: str, tracking: TrackingParams) -> "RunIdentity":
-        """Make an identity. A name that DVC gave the experiment, or tracking.run_name, replaces `name`."""
+        """Make an identity.
+
+        tracking.run_name replaces `name`, which tells the settings. DVC's name of the experiment ends
+        either; without both, a few letters of the id tell runs of equal settings apart.
+        """
         model_id = uuid.uuid4().hex
-        given = os.environ.get("DVC_EXP_NAME") or tracking.run_name
-        return cls(model_id, given or f"{name}-{model_id[:4]}", tracking.experiment, None)
+        ending = os.environ.get("DVC_EXP_NAME") or (None if tracking.run_name else model_id[:4])
+        full = "-".join(filter(None, (tracking.run_name or name, ending)))
+        return cls(model_id, full, tracking.experiment, None)
 
     @classmethod
     def read(cls, path: Path) -> "RunIdentity | None":
