@@ -6,20 +6,19 @@ from pathlib import Path
 import torch
 
 from flows import run_stage
-from vadclip.clip.frozen import load_clip, load_clip_weights
-from vadclip.config import Params, flatten, load_params
+from vadclip.clip.frozen import load_clip
+from vadclip.config import flatten, load_params
 from vadclip.features.reader import FeatureReader
 from vadclip.files import sha256_file
 from vadclip.manifest import read_manifest
-from vadclip.model.checkpoints import import_checkpoint, read_checkpoint
 from vadclip.model.store import save_model
-from vadclip.model.vadclip import VadClip
 from vadclip.tracking import runs as tracking
 from vadclip.train.history import History
+from vadclip.train.imported import import_into
 from vadclip.train.inference import class_texts
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder, resume_key
-from vadclip.train.task import Task, make_task
+from vadclip.train.task import make_task
 
 MANIFEST, FEATURES, MODEL = Path("manifest.parquet"), Path("features"), Path("model")
 EXTRACT_METRICS, UNFINISHED = Path("extract_metrics.json"), Path(".cache/train")
@@ -49,11 +48,13 @@ def main() -> None:
         identity_file=resume.folder / "run.json",
     ) as run:
         if params.train.checkpoint is not None:
-            model, history, summary = _import_checkpoint(task, params), History(), {}
+            model, notes = import_into(MODEL, Path(params.train.checkpoint), task, params.clip)
+            model, history, summary = model.to(device), History(), {}
+            for note in notes:
+                print(f"train: {note}")
         else:
-            trained = train(
-                task, device=device, resume=resume, logger=run, readers=params.execution.loader_workers
-            )
+            readers = params.execution.loader_workers
+            trained = train(task, device=device, resume=resume, logger=run, readers=readers)
             save_model(MODEL, trained.model, task.model_info(trained.epoch, trained.figures))
             model, history, summary = trained.model, trained.history, trained.summary()
         history.write(MODEL)
@@ -64,16 +65,6 @@ def main() -> None:
         run.artifacts([MODEL / "epochs.json", MODEL / "steps.csv"])
         run.model(MODEL, class_texts(model, "fp32"))
     resume.remove()
-
-
-def _import_checkpoint(task: Task, params: Params) -> VadClip:
-    checkpoint = read_checkpoint(Path(params.train.checkpoint or ""))
-    weights = load_clip_weights(params.clip)
-    imported = import_checkpoint(checkpoint, task.config, task.classes, task.text, weights)
-    imported.save(MODEL, task.model_info(None, None))
-    for note in imported.notes:
-        print(f"train: {note}")
-    return imported.model.to(params.execution.device)
 
 
 if __name__ == "__main__":
