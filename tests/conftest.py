@@ -1,6 +1,7 @@
 """Settings that every test needs: no telemetry, one thread, the project as the working folder's parent."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ os.environ.update(
     DVC_NO_ANALYTICS="true",
     HF_HUB_OFFLINE="1",
 )
+# A shell that starts the tests in the background makes them, and the stages they start, deaf to Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
