@@ -9,8 +9,6 @@ from pathlib import Path
 from vadclip.config import TrackingParams
 from vadclip.files import write_text_atomic
 
-RUN_FILE = "run.json"
-
 
 @dataclass(frozen=True)
 class RunIdentity:
