@@ -1,8 +1,9 @@
 """Street layouts and conditions: where people walk, cars drive and walls stand, and in what light.
 
 Each layout belongs to one side: the sample's train or test videos, the CLIP's training, or the CLIP's own
-held-out check. No layout and no band of hues is shared between sides, so nothing is judged
-in a street it was trained in.
+held-out check. Every video has a layout of its own, so nothing is judged in a street it was trained in, and
+no deed can be told by its street. Only the sample's train and test videos share their hues: the CLIP has seen
+other colours, in training and in its check.
 """
 
 import colorsys
@@ -19,7 +20,7 @@ _FAMILIES = {
     "train": ("street", "plaza", "carpark", "park", "station"),
     "test": ("street", "plaza", "carpark", "park", "canal"),
 }
-_COUNTS = {"clip": 24, "check": 6, "train": 10, "test": 5}
+_BANDS = {"clip": (0, 2), "check": (1,), "train": (3,), "test": (3,)}  # of four, in each seventh of the wheel
 _AMBIENT = {
     "day": (1.0, 1.0, 1.0),
     "dusk": (0.66, 0.62, 0.74),
@@ -75,15 +76,14 @@ class Conditions:
         return self.time == "night"
 
 
-def layout_names(side: str) -> tuple[str, ...]:
-    """Return the names of a side's layouts."""
-    families = _FAMILIES[side]
-    return tuple(f"{side}-{families[i % len(families)]}-{i:02d}" for i in range(_COUNTS[side]))
+def layout_name(side: str, video_id: str, rng: random.Random) -> str:
+    """Name the layout of a video, of a family drawn by chance: one that follows the deed would tell it."""
+    return f"{side}/{rng.choice(_FAMILIES[side])}/{video_id}"
 
 
 def make_layout(name: str) -> Layout:
     """Return the layout called `name`, always the same one."""
-    side, family, _ = name.split("-")
+    side, family, _ = name.split("/")
     rng = random.Random(f"layout {name}")
     base = rng.uniform(88, 106)
     walk, road, band, bench = _bands(family, base, rng)
@@ -128,7 +128,7 @@ def _bands(
 
 
 def colour_of(side: str, rng: random.Random, low: float, high: float, saturation: float = 0.6) -> Colour:
-    """Draw a colour of the side's own hues: a quarter of the wheel, in seven bands; value in [low, high]."""
-    band = 4 * rng.randrange(7) + SIDES.index(side) + rng.uniform(0.08, 0.92)
+    """Draw a colour of the side's hues, seven bands (the CLIP's fourteen) of 28; its value in [low, high]."""
+    band = 4 * rng.randrange(7) + rng.choice(_BANDS[side]) + rng.uniform(0.08, 0.92)
     tint = colorsys.hsv_to_rgb(band / 28, rng.uniform(0.5, 1.0) * saturation, rng.uniform(low, high))
     return (round(255 * tint[0]), round(255 * tint[1]), round(255 * tint[2]))

@@ -42,8 +42,8 @@ from vadclip.sample.world import development_plans
 FOLDER = Path(__file__).parent
 CONFIG, WEIGHTS, LOG = FOLDER / "clip.json", FOLDER / "clip.safetensors", FOLDER / "clip_training.json"
 SEED = 20_261
-BATCH, STEPS, WARMUP, PEAK_RATE = 64, 1200, 80, 1e-3
-TRAIN_PER_KIND, CHECK_PER_KIND = 200, 8
+BATCH, STEPS, WARMUP, PEAK_RATE = 64, 2800, 80, 1e-3
+TRAIN_PER_KIND, CHECK_PER_KIND = 400, 8
 TEMPERATURE = 0.07
 PATCH, SHOWN_SHARE = 8, 0.12  # a patch shows a deed that covers more than this share of it
 
