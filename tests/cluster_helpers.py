@@ -45,10 +45,10 @@ class Nodes:
         """Start a node; return its id."""
         return self.cluster.add_node(**self._node(**{"num_cpus": 1, **resources})).node_id
 
-    def remove(self, node_id: str) -> None:
-        """Kill a node's processes, as when its machine loses power."""
+    def remove(self, node_id: str, *, orderly: bool) -> None:
+        """Take a node away: as an operator does, or as when its machine loses power."""
         [node] = [node for node in self.cluster.worker_nodes if node.node_id == node_id]
-        self.cluster.remove_node(node, allow_graceful=False)
+        self.cluster.remove_node(node, allow_graceful=orderly)
 
     @property
     def ids(self) -> set[str]:

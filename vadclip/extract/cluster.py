@@ -11,6 +11,7 @@ import signal
 import socket
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ class Cluster:
         """What was asked, what is there, what to do."""
         asked = self._options
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        nodes = "; ".join(f"{node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in self._there.values())
+        kinds = Counter(f"{node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in self._there.values())
+        nodes = "; ".join(f"{count} nodes of {kind}" if count > 1 else kind for kind, count in kinds.items())
         return (
             f"asked: {asked.actors or 'any number of'} actors of {asked.cpus_per_actor:g} CPUs and "
             f"{asked.gpus_per_actor:g} GPUs each; there: {nodes or 'no nodes'}; free of that: "

@@ -14,7 +14,6 @@ by a factory; it calls `beat(amount)` whenever something got done. What the pool
 """
 
 import hashlib
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -63,7 +62,7 @@ class Pool(Generic[T, R]):
         self._fallen: list[_Fallen[T]] = []
         self._jobs: deque[Job[T]] = deque()
         self._deaths_at_start = 0
-        self._told_at, self._room_at = -math.inf, 0.0
+        self._told, self._told_at, self._room_at = "", 0.0, 0.0
 
     def __enter__(self) -> "Pool[T, R]":
         self._cluster.__enter__()
@@ -175,12 +174,12 @@ class Pool(Generic[T, R]):
             )
         waiting = [member for member in self._members if member.node is None]
         since = min([self._room_at, *(member.waiting_since for member in waiting)])
-        if now - since < _QUIET_SECONDS or now - self._told_at < _REPEAT_SECONDS:
-            return
-        if self._cluster.room == 0 or len(waiting) == len(self._members):
-            what = "nodes" if self._cluster.room == 0 else "a place (other work on the cluster may hold it)"
+        what = "nodes" if self._cluster.room == 0 else "a place (other work on the cluster may hold it)"
+        again = what == self._told and now - self._told_at < _REPEAT_SECONDS
+        working = self._cluster.room > 0 and len(waiting) < len(self._members)
+        if now - since >= _QUIET_SECONDS and not again and not working:
             tell(f"waiting for {what}; {self._cluster.situation()}")
-            self._told_at = now
+            self._told, self._told_at = what, now
 
     def _judge(
         self, fallen: "_Fallen[T]", split: Callable[[T], Sequence[T]], tell: Callable[[str], None]
