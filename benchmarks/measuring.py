@@ -2,7 +2,8 @@
 
 A machine is seldom idle, and what else runs on it only ever makes work slower. So a figure is measured in
 rounds of some runs each, and the best of the rounds' medians is reported, with the fastest and the slowest of
-all runs beside it and the load of the machine above it.
+all runs and the load of the machine. Work of one thread is timed by the processor time that it took as well,
+which somebody else's load hardly touches.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ class Timing:
     fastest: float
     slowest: float
     runs: int
+    processor: float | None = None
+    """Seconds of processor time, all threads of this process together; as `median`."""
 
 
 @dataclass(frozen=True)
@@ -49,19 +52,24 @@ class Figure:
     def rate(what: str, unit: str, amount: float, timing: Timing, **notes: float) -> "Figure":
         """Return `amount` per second."""
         rates = [amount / seconds for seconds in (timing.median, timing.slowest, timing.fastest)]
+        if timing.processor is not None:
+            notes = {"a processor second": amount / timing.processor, **notes}
         return Figure(what, unit, *rates, runs=timing.runs, notes=notes)
 
     @staticmethod
     def seconds(what: str, timing: Timing, **notes: float) -> "Figure":
         """Return the seconds themselves."""
+        if timing.processor is not None:
+            notes = {"processor seconds": timing.processor, **notes}
         return Figure(what, "s", timing.median, timing.fastest, timing.slowest, timing.runs, notes)
 
 
-def measure(work: Callable[[], object], *, rounds: int = 3, repeats: int = 3, warm_up: bool = True) -> Timing:
-    """Time `work`, which must end with its result there (a GPU's work waited for)."""
-    if warm_up:
-        work()
-    return timing_of([[_seconds(work) for _ in range(repeats)] for _ in range(rounds)])
+def measure(work: Callable[[], object], *, rounds: int, repeats: int) -> Timing:
+    """Time `work`, which must end with its result there (a GPU's work waited for), after one run untimed."""
+    work()
+    taken = [[_seconds(work) for _ in range(repeats)] for _ in range(rounds)]
+    wall = timing_of([[run[0] for run in runs] for runs in taken])
+    return replace(wall, processor=timing_of([[run[1] for run in runs] for runs in taken]).median)
 
 
 def timing_of(rounds: Sequence[Sequence[float]]) -> Timing:
@@ -70,10 +78,10 @@ def timing_of(rounds: Sequence[Sequence[float]]) -> Timing:
     return Timing(min(map(statistics.median, rounds)), min(every), max(every), len(every))
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
+def _seconds(work: Callable[[], object]) -> tuple[float, float]:
+    started, processor = time.perf_counter(), time.process_time()
     work()
-    return time.perf_counter() - started
+    return time.perf_counter() - started, time.process_time() - processor
 
 
 def arguments(module: str, doc: str | None) -> argparse.ArgumentParser:

@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.pool_overhead
 
 Two actors, one task in flight each, on a Ray of their own on this machine. For comparison the same calls of
-two bare Ray actors, kept busy in the same way, with nobody watching over them. A unit of extraction is seconds
-of work, so what counts is that the overhead is milliseconds.
+two bare Ray actors, kept busy in the same way, with nobody watching over them. A unit of extraction takes
+seconds, so what counts is that the overhead is milliseconds.
 """
 
 import time
@@ -21,7 +21,10 @@ CPUS = 0.5  # of each, as Ray counts: both kinds fit on two cores, and one of th
 
 
 class Idle:
-    """A worker whose tasks are empty."""
+    """A worker whose tasks are empty, made of whatever a pool hands to its workers."""
+
+    def __init__(self, *handed: object) -> None:
+        pass
 
     def run(self, task: int, beat: Callable[[float], None]) -> int:
         """Do nothing, and say so."""
