@@ -1,20 +1,14 @@
 """Stage 2: the manifest's videos -> features/ (Parquet shards and index) and extract_metrics.json."""
 
 import json
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from flows import run_stage
 from vadclip.clip.identity import identify_clip
-from vadclip.config import Params, load_params
+from vadclip.config import load_params
 from vadclip.extract.fill import check_budget, fill_store, summary
-from vadclip.extract.import_worker import ImportWorker, is_vit_b16
-from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.work import Outcome, Worker
-from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.extract.on_ray import run_units
 from vadclip.features.provenance import Provenance
 from vadclip.features.store import FeatureStore, lock
 from vadclip.files import write_text_atomic
@@ -40,31 +34,11 @@ def main() -> None:
             dataset_root(params.dataset),
             params.extract,
             unit_images=params.execution.unit_images,
-            run_units=partial(_run_units, params, provenance),
+            run_units=partial(run_units, params, provenance),
         )
     write_text_atomic(METRICS, json.dumps(filled.metrics(), indent=2) + "\n")
     print(f"extract: {summary(filled)}")
     check_budget(filled.rows, params.extract.max_failed_fraction)
-
-
-def _run_units(
-    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path, **callbacks: Any
-) -> Generator[Outcome[Unit, UnitReport], None, None]:
-    from vadclip.extract.pool import (  # Ray takes seconds, and is not needed where nothing is missing
-        Pool,
-        PoolOptions,
-    )
-
-    options = PoolOptions.of(params.execution)
-    make_worker: Callable[[], Worker[Unit, UnitReport]]
-    if provenance.source == "encoded":
-        settings = WorkerSettings.of(params.clip, params.execution, provenance, folder.absolute())
-        make_worker = partial(ExtractWorker, settings)
-    else:  # reading arrays needs no GPU
-        make_worker = partial(ImportWorker, provenance, str(folder.absolute()), is_vit_b16(params.clip))
-        options = replace(options, gpus_per_actor=0.0)
-    with Pool(make_worker, options) as pool:
-        yield from pool.run(units, split=split_unit, **callbacks)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from vadclip.errors import InputError
@@ -12,7 +12,7 @@ from vadclip.errors import InputError
 class FaultyWorker:
     """Runs tasks that are tuples of words; logs each run in `folder`, so that a test can count them."""
 
-    def __init__(self, folder: Path, start: str = "well") -> None:
+    def __init__(self, folder: Path, start: str, files: Mapping[str, str]) -> None:
         self.folder = folder
         if start == "bad input":
             raise InputError("the weights are of another model")

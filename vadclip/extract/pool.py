@@ -8,52 +8,69 @@ by a factory; it calls `beat(amount)` whenever something got done. What the pool
 - A task that fails (its actor died, it raised, it gave no sign of life for `stall_seconds`) is split where it
   can be, and its parts are tried alone, at most `max_attempts` times each: the guilty part is found. An actor
   stuck in native code is killed, since nothing else ends it.
+- A task whose node died is tried again first of all, and nothing is held against it.
+- Nodes that join get actors, as long as there are tasks for them.
 - An InputError from a worker ends the run: no other attempt would do better.
 """
 
-import logging
+import hashlib
 import math
-import os
-import signal
-import socket
-import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from vadclip.errors import InputError
+from vadclip.extract.cluster import Cluster
+from vadclip.extract.member import POLL_SECONDS, Job, Member, Shipped, StalledError, actor_class
+from vadclip.extract.node_files import chunks_of
 from vadclip.extract.work import Outcome, PoolOptions, R, T, Worker
 
 __all__ = ["Outcome", "Pool", "PoolOptions"]
 
-_POLL_SECONDS = 0.5
-_START_SECONDS = 300.0
-_CONNECT_SECONDS = 5.0
 _MAX_DEATHS_AT_START = 3
-_OBJECT_STORE_BYTES = 100 * 2**20  # tasks and results are small; rows go through files
+_MAX_LOSSES = 5
+"""A task whose node died so often may be what kills nodes: from then on it counts as its fault."""
+_VERDICT_SECONDS = 1.0
+"""How long after an actor's death its node is looked at: they seldom die at the very same moment."""
+_QUIET_SECONDS, _REPEAT_SECONDS = 10.0, 60.0
+"""How long workers wait for a place before that is said, and said again."""
+_NO_ROOM_SECONDS = 600.0
 
 
 class Pool(Generic[T, R]):
     """Use as a context manager: Ray is connected within, and shut down after if it was not running before.
 
-    Raises InputError if there is no cluster at the address, or it cannot place the actors asked for.
+    `make_worker` gets a map from each path of `files` to where the actor's machine has that file; it is empty
+    where all actors run on this machine. Raises InputError if there is no cluster at the address, or it
+    cannot place the actors asked for.
     """
 
-    def __init__(self, make_worker: Callable[[], Worker[T, R]], options: PoolOptions) -> None:
-        self._make_worker, self._options = make_worker, options
-        self._members: list[_Member[T]] = []
-        self._own_ray = False
+    def __init__(
+        self,
+        make_worker: Callable[[Mapping[str, str]], Worker[T, R]],
+        options: PoolOptions,
+        files: Sequence[str] = (),
+    ) -> None:
+        self._make_worker, self._options, self._files = make_worker, options, files
+        self._cluster = Cluster(options)
+        self._members: list[Member[T]] = []
+        self._fallen: list[_Fallen[T]] = []
+        self._jobs: deque[Job[T]] = deque()
+        self._deaths_at_start = 0
+        self._told_at, self._room_at = -math.inf, 0.0
 
     def __enter__(self) -> "Pool[T, R]":
-        if not ray.is_initialized():
-            self._connect()
+        self._cluster.__enter__()
         try:
-            self._limit = self._capacity()
+            if self._cluster.room < (self._options.actors or 1):
+                raise InputError(f"the workers do not fit; {self._cluster.situation()}")
+            self._shipped = {} if self._cluster.local else {path: _ship(path) for path in self._files}
         except BaseException:
             self.__exit__()
             raise
@@ -63,8 +80,8 @@ class Pool(Generic[T, R]):
         for member in self._members:
             ray.kill(member.actor)
         self._members = []
-        if self._own_ray:
-            ray.shutdown()
+        self._shipped = {}
+        self._cluster.__exit__()
 
     def run(
         self,
@@ -79,217 +96,165 @@ class Pool(Generic[T, R]):
 
         Tasks start in the given order. `split` cuts a task into parts that can be blamed alone ([task] if it
         is one). A task no longer `wanted` when its turn comes is dropped. `progress` gets what workers report
-        by `beat`, and takes it back (negative) when the task fails; `tell` gets a text about that.
+        by `beat`, and takes it back (negative) when the task fails; `tell` gets a line about that, and about
+        nodes that come and go. Raises InputError if no node is left for long.
         """
-        jobs = deque(_Job(task, 0) for task in tasks)
-        deaths_at_start = 0
+        self._jobs, self._fallen = deque(Job(task) for task in tasks), []
+        self._room_at = time.monotonic()
         while True:
-            while jobs and not wanted(jobs[0].task):
-                jobs.popleft()
-            if not jobs and not any(member.job for member in self._members):
+            while self._jobs and not wanted(self._jobs[0].task):
+                self._jobs.popleft()
+            if not self._jobs and not self._fallen and not any(member.job for member in self._members):
                 return
-            self._assign(jobs)
-            refs = [member.ref for member in self._members if member.ref is not None]
-            ended, _ = ray.wait(refs, timeout=_POLL_SECONDS)
+            for line in self._cluster.news():
+                tell(line)
+            self._assign()
+            self._mind_waiting(tell)
+            ended = self._wait()
             for member in list(self._members):
-                job, outcome, reason = member.job, None, None
-                patience = self._options.stall_seconds if member.started else _START_SECONDS
+                job, outcome = member.job, None
                 try:
                     if member.ref is not None and member.ref in ended:
                         amount, result = member.take()
-                        deaths_at_start = 0
                         progress(amount)
+                        if member.started:
+                            self._deaths_at_start = 0
                         outcome = Outcome(job.task, result, None) if job is not None else None
                     else:
                         progress(member.poll())
-                        if member.silent_seconds() > patience:
-                            raise _StalledError(f"nothing got done for {patience:g} s")
+                        member.check_alive()
                 except RayTaskError as error:
-                    if isinstance(error.cause, InputError):
-                        raise error.cause from None
-                    if job is None:
-                        raise
+                    _raise_if_final(error, self._cluster.name(member.node or ""), starting=job is None)
+                    assert job is not None
                     member.job = None
-                    reason = f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+                    progress(-member.amount)
                     tell(str(error))
-                except (RayError, _StalledError) as error:
+                    reason = f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
+                    yield from self._blame(job, reason, split)
+                except (RayError, StalledError) as error:
                     self._members.remove(member)
                     ray.kill(member.actor)
-                    reason = str(error) if isinstance(error, _StalledError) else "the worker process died"
-                    deaths_at_start += not member.started
-                    if deaths_at_start == _MAX_DEATHS_AT_START:
-                        raise InputError(f"workers do not start: {reason}; {self._situation()}") from None
-                    tell(f"a worker is replaced: {reason}")
+                    progress(-member.amount if job is not None else 0.0)
+                    self._fallen.append(_Fallen(member, _reason(error), _preempted(error), time.monotonic()))
                 if outcome is not None:
                     yield outcome
-                if reason is not None and job is not None:
-                    progress(-member.amount)
-                    yield from self._blame(job, reason, jobs, split)
+            while self._fallen and time.monotonic() - self._fallen[0].when > _VERDICT_SECONDS:
+                yield from self._judge(self._fallen.pop(0), split, tell)
 
-    def _assign(self, jobs: "deque[_Job[T]]") -> None:
-        """Give each idle worker a job, and start as many workers as there are jobs for."""
+    def _assign(self) -> None:
+        """Give each idle worker a job, and start as many workers as there are jobs and places for."""
         for member in self._members:
-            if jobs and member.idle:
-                member.give(jobs.popleft())
+            if self._jobs and member.idle:
+                member.give(self._jobs.popleft())
         starting = sum(not member.started for member in self._members)
-        for _ in range(min(self._limit - len(self._members), len(jobs) - starting)):
-            actor = _actor_class(self._options).remote()
-            self._members.append(_Member(actor, actor.start.remote(self._make_worker)))
+        limit = min(self._options.actors or self._cluster.room, self._cluster.room)
+        for _ in range(min(limit - len(self._members), len(self._jobs) - starting)):
+            actor = actor_class(self._options).remote()
+            self._members.append(Member(actor, self._start, self._options))
 
-    def _blame(
-        self, job: "_Job[T]", reason: str, jobs: "deque[_Job[T]]", split: Callable[[T], Sequence[T]]
+    def _start(self, actor: Any) -> Any:
+        return actor.start.remote(self._make_worker, self._shipped)
+
+    def _wait(self) -> set[Any]:
+        """Wait a little; return the calls that ended."""
+        refs = [member.ref for member in self._members if member.ref is not None]
+        if not refs:
+            time.sleep(POLL_SECONDS)
+            return set()
+        return set(ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)[0])
+
+    def _mind_waiting(self, tell: Callable[[str], None]) -> None:
+        """Say so where workers wait for a place; InputError if there has been no node for them for long."""
+        now = time.monotonic()
+        if self._cluster.room > 0:
+            self._room_at = now
+        if now - self._room_at > _NO_ROOM_SECONDS:
+            raise InputError(
+                f"no node has been left for the workers for {_NO_ROOM_SECONDS / 60:g} minutes; what is done "
+                f"is kept, run the same command again; {self._cluster.situation()}"
+            )
+        waiting = [member for member in self._members if member.node is None]
+        since = min([self._room_at, *(member.waiting_since for member in waiting)])
+        if now - since < _QUIET_SECONDS or now - self._told_at < _REPEAT_SECONDS:
+            return
+        if self._cluster.room == 0 or len(waiting) == len(self._members):
+            what = "nodes" if self._cluster.room == 0 else "a place, others use the cluster"
+            tell(f"waiting for {what}; {self._cluster.situation()}")
+            self._told_at = now
+
+    def _judge(
+        self, fallen: "_Fallen[T]", split: Callable[[T], Sequence[T]], tell: Callable[[str], None]
     ) -> Iterator[Outcome[T, R]]:
+        """Decide whether a worker's end was its job's fault."""
+        member, job, reason = fallen.member, fallen.member.job, fallen.reason
+        lost = fallen.preempted or (member.node is not None and self._cluster.lost(member.node))
+        if lost and (job is None or job.losses < _MAX_LOSSES):
+            if job is not None:
+                self._jobs.appendleft(Job(job.task, job.attempts, job.losses + 1))
+            return
+        if lost:
+            reason = f"its node died, {_MAX_LOSSES + 1} times"
+        if not member.started:
+            self._deaths_at_start += 1
+            if self._deaths_at_start == _MAX_DEATHS_AT_START:
+                where = f" on node {self._cluster.name(member.node)}" if member.node else ""
+                raise InputError(f"workers do not start{where}: {reason}; {self._cluster.situation()}")
+        tell(f"a worker is replaced: {reason}")
+        if job is not None:
+            yield from self._blame(job, reason, split)
+
+    def _blame(self, job: Job[T], reason: str, split: Callable[[T], Sequence[T]]) -> Iterator[Outcome[T, R]]:
         parts = split(job.task)
         if len(parts) > 1:  # any of them may be guilty: each is tried alone, with a clean record
-            jobs.extendleft(_Job(part, 0) for part in reversed(parts))
+            self._jobs.extendleft(Job(part) for part in reversed(parts))
         elif job.attempts + 1 < self._options.max_attempts:
-            jobs.append(_Job(job.task, job.attempts + 1))
+            self._jobs.append(Job(job.task, job.attempts + 1, job.losses))
         else:
             yield Outcome(job.task, None, f"{reason} (at each of {job.attempts + 1} attempts)")
 
-    def _connect(self) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS") or self._options.address or "local"
-        settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-        if address == "local":
-            settings |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-        handler = signal.getsignal(signal.SIGTERM)
-        host, colon, port = address.rpartition("://")[2].rpartition(":")
-        try:
-            if colon:  # Ray itself would try for more than a minute
-                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
-            ray.init(address, **settings)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"no Ray cluster at {address!r} ({str(error).splitlines()[0]}): start it, or unset "
-                "RAY_ADDRESS and execution.ray_address to use this machine alone"
-            ) from None
-        self._own_ray = True
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, handler)  # Ray put its own there
-
-    def _capacity(self) -> int:
-        """How many actors to have; InputError if they do not fit."""
-        asked = self._options
-        fit = 0
-        for node in _nodes():
-            shares = [node.get("CPU", 0.0) / asked.cpus_per_actor]
-            if asked.gpus_per_actor:
-                # A fraction must fit one GPU: two GPUs with 0.4 free each do not make room for 0.8.
-                per_gpu = 1 / asked.gpus_per_actor
-                shares.append(node.get("GPU", 0.0) * (math.floor(per_gpu + 1e-9) if per_gpu > 1 else per_gpu))
-            fit += math.floor(min(shares) + 1e-9)
-        if fit == 0 or (asked.actors or 0) > fit:
-            raise InputError(f"the workers do not fit; {self._situation()}")
-        return asked.actors or fit
-
-    def _situation(self) -> str:
-        asked = self._options
-        nodes = "; ".join(f"{node.get('CPU', 0):g} CPUs, {node.get('GPU', 0):g} GPUs" for node in _nodes())
-        return (
-            f"asked: {asked.actors or 'any number of'} actors of {asked.cpus_per_actor:g} CPUs and "
-            f"{asked.gpus_per_actor:g} GPUs each; there: {nodes}. Lower execution.actors, cpus_per_actor or "
-            "gpus_per_actor, or add nodes"
-        )
-
 
 @dataclass(frozen=True)
-class _Job(Generic[T]):
-    task: T
-    attempts: int
-    """Failed ones so far, of this task alone."""
+class _Fallen(Generic[T]):
+    """A worker that ended before its job did."""
+
+    member: Member[T]
+    reason: str
+    preempted: bool
+    when: float
 
 
-class _StalledError(Exception):
-    """A worker gave no sign of life for too long."""
+def _ship(path: str) -> Shipped:
+    """Put a file into the object store once, for all nodes to fetch."""
+    digest, chunks = hashlib.sha256(), []
+    for chunk in chunks_of(Path(path)):
+        digest.update(chunk)
+        chunks.append(ray.put(chunk))
+    return Shipped(digest.hexdigest(), tuple(chunks))
 
 
-class _Member(Generic[T]):
-    """An actor and what it is doing."""
-
-    def __init__(self, actor: Any, start: Any) -> None:
-        self.actor = actor
-        self.ref: Any = start
-        self.job: _Job[T] | None = None
-        self.started = False
-        self.amount = 0.0
-        self._poll: Any = None
-        self._polled_at = 0.0
-        self._beats = -1
-        self._alive_at = time.monotonic()
-
-    @property
-    def idle(self) -> bool:
-        return self.started and self.job is None
-
-    def give(self, job: _Job[T]) -> None:
-        self.job, self.ref = job, self.actor.run.remote(job.task)
-        self._poll, self._beats, self.amount, self._alive_at = None, -1, 0.0, time.monotonic()
-
-    def take(self) -> tuple[float, Any]:
-        """Return what the ended call reported beyond the latest poll, and its result."""
-        ref, self.ref = self.ref, None
-        amount, result = ray.get(ref)
-        self.started, self.job = True, None
-        return amount - self.amount, result
-
-    def poll(self) -> float:
-        """Ask the busy actor for its progress, without waiting; return what came since the last answer."""
-        if self.job is None:
-            return 0.0
-        if self._poll is None:
-            if time.monotonic() - self._polled_at < _POLL_SECONDS:
-                return 0.0
-            self._polled_at = time.monotonic()
-            self._poll = self.actor.progress.options(concurrency_group="progress").remote()
-        elif ray.wait([self._poll], timeout=0)[0]:
-            beats, amount = ray.get(self._poll)
-            self._poll = None
-            if beats != self._beats:
-                self._beats, self._alive_at = beats, time.monotonic()
-            amount, self.amount = amount - self.amount, amount
-            return float(amount)
-        return 0.0
-
-    def silent_seconds(self) -> float:
-        return 0.0 if self.idle else time.monotonic() - self._alive_at
+def _raise_if_final(error: RayTaskError, node: str, *, starting: bool) -> None:
+    """Raise what no other attempt can mend: the user's mistake, and whatever a worker raises at its start."""
+    cause = error.cause
+    if isinstance(cause, InputError):
+        raise cause from None
+    if starting and isinstance(cause, ImportError):
+        raise InputError(
+            f"node {node} lacks what the workers need ({cause}): install the project's requirements there"
+        ) from None
+    if starting:
+        raise error
 
 
-class _Actor:
-    """The actor's side: one thread for the task, another to answer how far it is."""
-
-    def __init__(self) -> None:
-        self._worker: Any = None
-        self._beats, self._amount = 0, 0.0
-
-    def start(self, make_worker: Callable[[], Any]) -> tuple[float, None]:
-        self._worker = make_worker()
-        return 0.0, None
-
-    def run(self, task: Any) -> tuple[float, Any]:
-        self._beats, self._amount = 0, 0.0
-        result = self._worker.run(task, self._beat)
-        return self._amount, result
-
-    def progress(self) -> tuple[int, float]:
-        return self._beats, self._amount
-
-    def _beat(self, amount: float) -> None:
-        self._beats += 1
-        self._amount += amount
+def _reason(error: Exception) -> str:
+    if isinstance(error, StalledError):
+        return str(error)
+    if isinstance(error, OutOfMemoryError):
+        return "its node ran out of memory, and Ray ended the worker"
+    unable = isinstance(error, RayActorError) and error.actor_init_failed
+    if unable or isinstance(error, RuntimeEnvSetupError):
+        return str(error).strip().splitlines()[-1]
+    return "the worker process died"
 
 
-def _actor_class(options: PoolOptions) -> Any:
-    remote: Any = ray.remote  # its type stubs know no concurrency groups
-    return remote(
-        num_cpus=options.cpus_per_actor,
-        num_gpus=options.gpus_per_actor,
-        max_restarts=0,
-        max_task_retries=0,
-        concurrency_groups={"progress": 1},
-    )(_Actor)
-
-
-def _nodes() -> list[dict[str, float]]:
-    nodes: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
-    return [node["Resources"] for node in nodes if node["Alive"]]
+def _preempted(error: Exception) -> bool:
+    return isinstance(error, RayActorError) and error.preempted

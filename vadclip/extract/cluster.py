@@ -1,0 +1,177 @@
+"""The Ray that a pool runs on: this machine's own or a cluster's; what fits there, who comes and who goes.
+
+The code of this package travels to a cluster's nodes, which then need its requirements only. Weights do not:
+they are no part of the code, and those that are needed are shipped by `node_files`.
+"""
+
+import logging
+import math
+import os
+import signal
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+import vadclip
+from vadclip.errors import InputError
+from vadclip.extract.work import PoolOptions
+
+_CONNECT_SECONDS = 5.0
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 2.0
+_FORGIVE_SECONDS = 120.0
+_OBJECT_STORE_BYTES = 100 * 2**20  # tasks and results are small; rows go through files
+_NOT_CODE = ["__pycache__", "*.safetensors"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A live node, as Ray knows it."""
+
+    node_id: str
+    name: str
+    address: str
+    port: int
+    cpus: float
+    gpus: float
+
+    def room(self, options: PoolOptions) -> int:
+        """How many actors fit on the node while nothing else is there."""
+        shares = [self.cpus / options.cpus_per_actor]
+        if options.gpus_per_actor:
+            # A fraction must fit one GPU: two GPUs with 0.4 free each do not make room for 0.8.
+            per_gpu = 1 / options.gpus_per_actor
+            shares.append(self.gpus * (math.floor(per_gpu + 1e-9) if per_gpu > 1 else per_gpu))
+        return math.floor(min(shares) + 1e-9)
+
+    def answers(self) -> bool:
+        """Whether Ray's own process on the node accepts a connection."""
+        try:
+            socket.create_connection((self.address, self.port), timeout=_ANSWER_SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+
+class Cluster:
+    """Use as a context manager: Ray is connected within; what this did not start it does not end.
+
+    Raises InputError if there is no cluster at the address.
+    """
+
+    def __init__(self, options: PoolOptions) -> None:
+        self._options = options
+        self._connected_here = False
+        self.local = False
+        """Whether all actors run on this machine, and so see its files."""
+        self._there: dict[str, Node] = {}
+        self._looked_at = 0.0
+        self._silent_since: dict[str, float] = {}
+        """Nodes that gave no answer; Ray itself takes up to a minute to count them as dead."""
+
+    def __enter__(self) -> "Cluster":
+        if not ray.is_initialized():
+            self._connect()
+        self._there = self._look()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._connected_here:
+            ray.shutdown()
+
+    @property
+    def room(self) -> int:
+        """How many actors fit at all, whoever else uses the cluster now."""
+        return sum(node.room(self._options) for node in self._there.values())
+
+    def news(self) -> list[str]:
+        """Look who is there, at most once a second; return a line for each node that came or went."""
+        if time.monotonic() - self._looked_at < _LOOK_SECONDS:
+            return []
+        before, self._there = self._there, self._look()
+        self._looked_at = time.monotonic()
+        lines = []
+        for node_id in (before.keys() ^ self._there.keys()) & (before | self._there).keys():
+            node = (before | self._there)[node_id]
+            if node.room(self._options) > 0:
+                what = "is gone, its work starts again elsewhere" if node_id in before else "joined"
+                lines.append(f"node {node.name} {what}; room for {self.room} workers now")
+        return lines
+
+    def lost(self, node_id: str) -> bool:
+        """Whether a node died or is out of reach, so that what ran there ended by no fault of its own."""
+        node = self._look().get(node_id)
+        if node is not None and not node.answers():
+            self._silent_since[node_id] = time.monotonic()
+            node = None
+        if node is None:
+            self._looked_at = 0.0  # the next look makes the news of it
+        return node is None
+
+    def name(self, node_id: str) -> str:
+        """Return what people call a node."""
+        node = self._there.get(node_id)
+        return node.name if node else node_id[:8]
+
+    def situation(self) -> str:
+        """What was asked, what is there, what to do."""
+        asked = self._options
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        nodes = "; ".join(f"{node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in self._there.values())
+        return (
+            f"asked: {asked.actors or 'any number of'} actors of {asked.cpus_per_actor:g} CPUs and "
+            f"{asked.gpus_per_actor:g} GPUs each; there: {nodes or 'no nodes'}; free of that: "
+            f"{free.get('CPU', 0):g} CPUs, {free.get('GPU', 0):g} GPUs. Lower execution.actors, "
+            "cpus_per_actor or gpus_per_actor, or add nodes"
+        )
+
+    def _look(self) -> dict[str, Node]:
+        now = time.monotonic()
+        self._silent_since = {
+            node_id: since for node_id, since in self._silent_since.items() if now - since < _FORGIVE_SECONDS
+        }
+        table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+        return {
+            row["NodeID"]: Node(
+                node_id=row["NodeID"],
+                name=row["NodeManagerHostname"],
+                address=row["NodeManagerAddress"],
+                port=row["NodeManagerPort"],
+                cpus=row["Resources"].get("CPU", 0.0),
+                gpus=row["Resources"].get("GPU", 0.0),
+            )
+            for row in table
+            if row["Alive"] and row["NodeID"] not in self._silent_since
+        }
+
+    def _connect(self) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        address = os.environ.get("RAY_ADDRESS") or self._options.address or "local"
+        self.local = address == "local"
+        settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+        if self.local:
+            settings |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+        else:
+            code = str(Path(vadclip.__file__).parent)
+            settings["runtime_env"] = {"py_modules": [code], "excludes": _NOT_CODE}
+        handler = signal.getsignal(signal.SIGTERM)
+        host, colon, port = address.rpartition("://")[2].rpartition(":")
+        try:
+            if colon:  # Ray itself would try for more than a minute
+                socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
+            ray.init(address, **settings)
+        except (OSError, ValueError, RuntimeError, RayError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(
+                f"no Ray cluster to use at {address!r} ({reason}): start it, or unset RAY_ADDRESS and "
+                "execution.ray_address to use this machine alone"
+            ) from None
+        self._connected_here = True
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)  # Ray put its own there

@@ -1,0 +1,56 @@
+"""How the extract stage's units get done: which worker runs them, on which actors, with which files."""
+
+import os
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from vadclip.config import ClipParams, Params
+from vadclip.extract.import_worker import ImportWorker, is_vit_b16
+from vadclip.extract.units import Unit, split_unit
+from vadclip.extract.work import Outcome, PoolOptions, Worker
+from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.features.provenance import Provenance
+
+
+def run_units(
+    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path, **callbacks: Any
+) -> Generator[Outcome[Unit, UnitReport], None, None]:
+    """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
+    # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.
+    os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
+    from vadclip.extract.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
+
+    options = PoolOptions.of(params.execution)
+    make_worker: Callable[[Mapping[str, str]], Worker[Unit, UnitReport]]
+    files: list[str] = []
+    if provenance.source == "encoded":
+        settings = WorkerSettings.of(params.clip, params.execution, provenance, folder.absolute())
+        make_worker, files = partial(extract_worker, settings), clip_files(params.clip)
+    else:  # reading arrays needs no GPU
+        make_worker = partial(_import_worker, provenance, str(folder.absolute()), is_vit_b16(params.clip))
+        options = replace(options, gpus_per_actor=0.0)
+    with Pool(make_worker, options, files) as pool:
+        yield from pool.run(units, split=split_unit, **callbacks)
+
+
+def clip_files(clip: ClipParams) -> list[str]:
+    """Return what the params name by file, not by an open_clip name or tag."""
+    return [name for name in (clip.model, clip.pretrained) if Path(name).is_file()]
+
+
+def extract_worker(settings: WorkerSettings, files: Mapping[str, str]) -> ExtractWorker:
+    """Make the worker where the CLIP's files lie elsewhere than the params say: a map from there to here."""
+    clip = settings.clip
+    here = {
+        key: files.get(name, name) for key, name in (("model", clip.model), ("pretrained", clip.pretrained))
+    }
+    return ExtractWorker(replace(settings, clip=clip.model_copy(update=here)))
+
+
+def _import_worker(
+    provenance: Provenance, folder: str, of_vit_b16: bool, files: Mapping[str, str]
+) -> ImportWorker:
+    return ImportWorker(provenance, folder, of_vit_b16)
