@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     real = open_clip.get_model_config("ViT-B-16-quickgelu")
     sample = json.loads(SAMPLE.read_text())
-    batches, sample_batches, rounds, repeats = [8, 16], [16, 64, 256], 3, 1
+    batches, sample_batches, rounds, repeats = [8], [16, 64, 256], 3, 1
     if args.device == "cuda":
         batches, sample_batches, repeats = [64, 256, 512, 1024], [256, 1024], 5
     if args.quick:

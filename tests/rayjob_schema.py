@@ -2,8 +2,8 @@
 
 Our own, strict where the real one is lenient (an API server drops a misspelt field and says nothing): names,
 types, enumerations and required fields of the ray.io/v1 types of KubeRay 1.7.0 and of Kubernetes' core/v1,
-each compared with its reference by hand; nothing that the manifest does not use. Comments name what the operator
-checks beyond its schema.
+each compared with its reference by hand; nothing that the manifest does not use. Comments name what the
+operator checks beyond its schema.
 """
 
 from typing import Any
