@@ -1,7 +1,9 @@
 """What the pool asks of a cluster's autoscaler: room for its work while there is any, nothing afterwards."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import ray
@@ -22,9 +24,11 @@ class Echo:
 @pytest.fixture(scope="module", autouse=True)
 def one_ray() -> Iterator[None]:
     # The pool finds it running, as in a cluster's job. Without an autoscaler, Ray keeps what it is asked.
-    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}")
+        ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        yield
+        ray.shutdown()
 
 
 def asked() -> list[dict[str, float]]:
