@@ -72,7 +72,7 @@ def _write_params(folder: Path, actors: int) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments("benchmarks.extraction", __doc__).parse_args(argv)
     os.environ.pop("RAY_ADDRESS", None)
-    videos, frames, runs = (2, 32, 1) if args.quick else (24, 640, 3)
+    videos, frames, runs = (2, 32, 1) if args.quick else (24, 640, 2)
     cores = len(os.sched_getaffinity(0))
     figures = []
     with tempfile.TemporaryDirectory() as name:

@@ -149,12 +149,12 @@ def report(
         extra = [_short(figure.notes[note]) if note in figure.notes else "" for note in notes]
         spread = f"{_short(figure.low)} to {_short(figure.high)}"
         table.add_row(figure.what, _short(figure.value), figure.unit, spread, str(figure.runs), *extra)
-    table.caption = f"{on}; load average {load[0]}, {load[1]}, {load[2]}" + (
-        "; QUICK: these figures mean nothing" if args.quick else ""
-    )
     console = Console()
     console.width = max(console.width, 110)  # a pipe is no reason to break words
     console.print(table)
+    console.print(f"{on}; load average {load[0]}, {load[1]}, {load[2]}", soft_wrap=True)
+    if args.quick:
+        console.print("QUICK: these figures mean nothing")
 
     result = {
         "benchmark": name,
