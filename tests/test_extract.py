@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -352,6 +353,24 @@ def test_provenance_says_what_decides_a_row() -> None:
     assert one.recipe.endswith("not L2-normalised")
     assert mean.recipe.startswith("float32 mean of each 16 frames")
     assert Provenance.from_json(one.to_json()) == one
+
+
+def test_no_space_is_one_line_and_with_space_it_completes(corpus: Path, tmp_path: Path) -> None:
+    """Files may grow to 1 kB, which a worker's shard is over; then to 8 kB, which the merged one is over."""
+    clip, manifest = tiny_clip(tmp_path / "clip"), manifest_of(corpus)
+    identify_clip(clip, tmp_path / ".cache")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (1_000, 8_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(InputError, match=r"features.* cannot be written: .*File too large"):
+                extract_here(tmp_path, manifest, corpus, clip, extract_params(), unit_images=10)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    _, runner = extract_here(tmp_path, manifest, corpus, clip, extract_params(), unit_images=10)
+    assert runner.units == []  # only the merging was left
+    extract_here(tmp_path / "quiet", manifest, corpus, clip, extract_params())
+    assert contents(tmp_path / "features") == contents(tmp_path / "quiet" / "features")
 
 
 # The stage, with Ray

@@ -14,6 +14,8 @@ import ray
 from pool_workers import FaultyWorker
 
 from vadclip.errors import InputError
+from vadclip.extract import pool
+from vadclip.extract.cluster import Cluster
 from vadclip.extract.pool import Outcome, Pool, PoolOptions
 
 # Actors and child processes import the workers from here.
@@ -39,8 +41,8 @@ def split(task: tuple[str, ...]) -> list[tuple[str, ...]]:
 def run(
     folder: Path, tasks: list[tuple[str, ...]], options: PoolOptions = OPTIONS, **more: Callable[..., object]
 ) -> list[Outcome[tuple[str, ...], list[str]]]:
-    with Pool(partial(FaultyWorker, folder, "well"), options) as pool:
-        return list(pool.run(tasks, split=split, **more))
+    with Pool(partial(FaultyWorker, folder, "well"), options) as started:
+        return list(started.run(tasks, split=split, **more))
 
 
 def runs(folder: Path, word: str) -> int:
@@ -79,6 +81,19 @@ def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path: 
     assert any("no such thing" in line and "pool_workers.py" in line for line in told)
 
 
+def test_a_task_that_takes_its_node_along_is_not_tried_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Cluster, "lost", lambda self, node_id: True)
+    monkeypatch.setattr(pool, "_MAX_LOSSES", 1)
+    outcomes = run(tmp_path, [("poison",), ("good",)])
+    assert {outcome.task: outcome.error for outcome in outcomes} == {
+        ("good",): None,
+        ("poison",): "its node died, 2 times (at each of 2 attempts)",
+    }
+    assert runs(tmp_path, "poison") == 3  # one for nothing, and two attempts
+
+
 def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="the disk is full"):
         run(tmp_path, [("good",), ("full",), *[(f"slow{number}",) for number in range(9)]])
@@ -87,24 +102,25 @@ def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
     with (
-        Pool(partial(FaultyWorker, tmp_path, "bad input"), OPTIONS) as pool,
+        Pool(partial(FaultyWorker, tmp_path, "bad input"), OPTIONS) as started,
         pytest.raises(InputError, match="the weights are of another model"),
     ):
-        list(pool.run([("good",)]))
+        list(started.run([("good",)]))
     with (
-        Pool(partial(FaultyWorker, tmp_path, "die"), OPTIONS) as pool,
+        Pool(partial(FaultyWorker, tmp_path, "die"), OPTIONS) as started,
         pytest.raises(
-            InputError, match="workers do not start on node .*: the worker process died; asked: 2 actors of 1"
+            InputError,
+            match=r"workers do not start on node .*: the worker process died; asked: 2 actors of 1",
         ),
     ):
-        list(pool.run([("good",)]))
+        list(started.run([("good",)]))
 
 
 def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
     finished: list[str] = []
-    with Pool(partial(FaultyWorker, tmp_path, "well"), OPTIONS) as pool:
+    with Pool(partial(FaultyWorker, tmp_path, "well"), OPTIONS) as started:
         tasks = [("first",), *[(f"slow{number}",) for number in range(6)]]
-        for outcome in pool.run(tasks, wanted=lambda task: not finished):
+        for outcome in started.run(tasks, wanted=lambda task: not finished):
             finished.extend(outcome.result or [])
     assert "FIRST" in finished
     assert runs(tmp_path, "slow5") == 0

@@ -39,7 +39,7 @@ _MAX_LOSSES = 5
 """A task whose node died so often may be what kills nodes: from then on it counts as its fault."""
 _VERDICT_SECONDS = 1.0
 """How long after an actor's death its node is looked at: they seldom die at the very same moment."""
-_QUIET_SECONDS, _REPEAT_SECONDS = 10.0, 60.0
+_QUIET_SECONDS, _REPEAT_SECONDS = 30.0, 60.0
 """How long workers wait for a place before that is said, and said again."""
 _NO_ROOM_SECONDS = 600.0
 
@@ -182,7 +182,7 @@ class Pool(Generic[T, R]):
         if now - since < _QUIET_SECONDS or now - self._told_at < _REPEAT_SECONDS:
             return
         if self._cluster.room == 0 or len(waiting) == len(self._members):
-            what = "nodes" if self._cluster.room == 0 else "a place, others use the cluster"
+            what = "nodes" if self._cluster.room == 0 else "a place (other work on the cluster may hold it)"
             tell(f"waiting for {what}; {self._cluster.situation()}")
             self._told_at = now
 

@@ -1,0 +1,154 @@
+"""A real Ray cluster on this machine whose nodes lack this project, and workers that go wrong there."""
+
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+
+from vadclip.extract.on_ray import extract_worker
+from vadclip.extract.units import Unit
+from vadclip.extract.worker import UnitReport, WorkerSettings
+
+# Nodes run this at each start of Python: the package is as good as not installed, unless Ray brought it.
+HIDE = """
+import sys
+class Hidden:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "vadclip" and not any("py_modules_files" in folder for folder in sys.path):
+            raise ModuleNotFoundError("No module named 'vadclip'", name=name)
+sys.meta_path.insert(0, Hidden)
+"""
+
+
+class Nodes:
+    """The cluster: a head without CPUs, where drivers connect, and nodes of one CPU each."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "hide").mkdir()
+        (folder / "hide" / "sitecustomize.py").write_text(HIDE)
+        self.cluster = Cluster(initialize_head=True, head_node_args=self._node(num_cpus=0))
+        self.address: str = self.cluster.address
+        for _ in range(3):
+            self.add()
+
+    def add(self, **resources: float) -> str:
+        """Start a node; return its id."""
+        return self.cluster.add_node(**self._node(**{"num_cpus": 1, **resources})).node_id
+
+    def remove(self, node_id: str) -> None:
+        """Kill a node's processes, as when its machine loses power."""
+        [node] = [node for node in self.cluster.worker_nodes if node.node_id == node_id]
+        self.cluster.remove_node(node, allow_graceful=False)
+
+    @property
+    def ids(self) -> set[str]:
+        """Nodes with CPUs."""
+        return {node.node_id for node in self.cluster.worker_nodes}
+
+    def _node(self, **resources: float) -> dict[str, Any]:
+        # A place for temporary files of its own, as nodes have that are machines.
+        temporary = self.folder / f"node{len(list(self.folder.glob('node*')))}"
+        temporary.mkdir()
+        environment = {"PYTHONPATH": str(self.folder / "hide"), "TMPDIR": str(temporary)}
+        return {
+            **resources,
+            "object_store_memory": 80 * 2**20,
+            "include_dashboard": False,
+            "env_vars": environment,
+        }
+
+
+@contextmanager
+def running_cluster(folder: Path) -> Iterator[Nodes]:
+    """Start a cluster, and work in a folder from which its nodes cannot import either."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("PYTHONPATH", raising=False)
+        nodes = Nodes(folder)
+        try:
+            yield nodes
+        finally:
+            ray.shutdown()
+            nodes.cluster.shutdown()
+
+
+def first_time(notes: Path, name: str, text: str = "") -> bool:
+    """Leave a note; say whether it is the first of that name."""
+    temporary = notes / f".{os.getpid()}"
+    temporary.write_text(text)
+    try:
+        os.link(temporary, notes / name)
+    except FileExistsError:
+        return False
+    finally:
+        temporary.unlink()
+    return True
+
+
+def until(path: Path, beat: Callable[[float], None]) -> None:
+    """Wait for a file, alive."""
+    while not path.exists():
+        time.sleep(0.05)
+        beat(0)
+
+
+def here() -> str:
+    """The node that this runs on."""
+    return ray.get_runtime_context().get_node_id()
+
+
+class Errands:
+    """Runs tasks that are words; what it does is in the word."""
+
+    def __init__(self, notes: Path, files: Mapping[str, str]) -> None:
+        self.notes, self.files = notes, files
+
+    def run(self, word: str, beat: Callable[[float], None]) -> Any:
+        """`meet N ...`: wait until workers of N nodes are here; return the node."""
+        what, *more = word.split()
+        (self.notes / "at work").mkdir(parents=True, exist_ok=True)
+        (self.notes / "at work" / f"{here()} {os.getpid()}").touch()
+        if what == "meet":
+            while len({path.name.split()[0] for path in (self.notes / "at work").iterdir()}) < int(more[0]):
+                time.sleep(0.05)
+                beat(0)
+        if what == "wait":
+            until(self.notes / more[0], beat)
+        if what == "read":
+            copy = self.files[more[0]]
+            return copy, Path(copy).read_bytes(), __import__("vadclip").__file__
+        return here()
+
+
+class Sabotaged:
+    """The real worker, but for what the ids of videos say."""
+
+    def __init__(self, settings: WorkerSettings, notes: Path, files: Mapping[str, str]) -> None:
+        self.notes, self.worker = notes, extract_worker(settings, files)
+
+    def run(self, unit: Unit, beat: Callable[[float], None]) -> UnitReport:
+        """Run one unit, unless a video in it does harm."""
+        for part in unit.slices:
+            name = part.video_id
+            if name.startswith("poison"):
+                os._exit(1)
+            if name.startswith("stuck"):
+                ctypes.PyDLL(None).sleep(1000)  # keeps the GIL
+            if name.startswith("killed") and first_time(self.notes, name):
+                os.kill(os.getpid(), signal.SIGKILL)
+            if name.startswith("lost"):
+                told = "node joined"
+                if first_time(self.notes, "node to remove", here()):
+                    told = "never"
+                until(self.notes / told, beat)
+        return self.worker.run(unit, beat)

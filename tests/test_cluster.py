@@ -1,0 +1,308 @@
+"""Extraction on a cluster of several nodes that do not have this project, through all that happens on one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+import cluster_helpers
+import numpy as np
+import pytest
+import ray
+import yaml
+from cluster_helpers import Errands, Nodes, Sabotaged, running_cluster
+from conftest import PROJECT
+from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
+from feature_helpers import contents, make_manifest, make_video
+from video_helpers import numbered_frame, write_video
+
+from vadclip.clip.identity import identify_clip
+from vadclip.config import ClipParams
+from vadclip.errors import InputError
+from vadclip.extract import pool as pool_module
+from vadclip.extract.fill import fill_store
+from vadclip.extract.on_ray import clip_files
+from vadclip.extract.pool import Outcome, Pool, PoolOptions
+from vadclip.extract.units import Unit, split_unit
+from vadclip.extract.worker import UnitReport, WorkerSettings
+from vadclip.features.provenance import Provenance
+from vadclip.features.reader import FeatureReader, read_index
+from vadclip.features.store import FeatureStore
+from vadclip.manifest import Manifest, write_manifest
+
+ray.cloudpickle.register_pickle_by_value(cluster_helpers)  # nodes do not have the tests either
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with running_cluster(tmp_path_factory.mktemp("cluster")) as started:
+        yield started
+
+
+def options(nodes: Nodes, **changes: float | None) -> PoolOptions:
+    settings = {
+        "actors": None, "cpus_per_actor": 1, "gpus_per_actor": 0, "max_attempts": 2, "stall_seconds": 20,
+    }  # fmt: skip
+    return PoolOptions(address=nodes.address, **{**settings, **changes})
+
+
+def test_code_and_files_travel_to_nodes_that_have_neither(nodes: Nodes, tmp_path: Path) -> None:
+    """Each node keeps one copy of a file, which the next run finds; none has the project."""
+    path = tmp_path / "weights.bin"
+    path.write_bytes(os.urandom(100_000))
+
+    def import_it() -> None:
+        import vadclip  # noqa: F401
+
+    ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+    with pytest.raises(ray.exceptions.RayTaskError, match="No module named 'vadclip'"):
+        ray.get(ray.remote(import_it).remote())
+    ray.shutdown()
+    make = partial(Errands, tmp_path)
+    with Pool(make, options(nodes), [str(path)]) as pool:
+        assert {outcome.result for outcome in pool.run(["meet 3"] * 3)} == nodes.ids
+        results = [outcome.result for outcome in pool.run([f"read {path}"] * 3)]
+    for copy, content, code in results:
+        assert content == path.read_bytes()
+        assert Path(copy).is_relative_to(nodes.folder)
+        assert Path(copy).name == "weights.bin"
+        assert "py_modules_files" in code
+    times = {copy: Path(copy).stat().st_mtime_ns for copy, _, _ in results}
+    next(iter(map(Path, times))).write_bytes(b"damaged")
+    with Pool(partial(Errands, tmp_path / "again"), options(nodes), [str(path)]) as pool:
+        assert {outcome.result for outcome in pool.run(["meet 3"] * 3)} == nodes.ids
+    assert all(Path(copy).read_bytes() == path.read_bytes() for copy in times)
+    assert sum(Path(copy).stat().st_mtime_ns != time for copy, time in times.items()) == 1
+    assert len(list(nodes.folder.rglob("weights.bin"))) == 3
+
+
+def test_nodes_that_join_get_workers(nodes: Nodes, tmp_path: Path) -> None:
+    told: list[str] = []
+    added: list[str] = []
+
+    def progress(amount: float) -> None:
+        if not added and len(list((tmp_path / "at work").glob("*"))) == 3:
+            added.append(nodes.add())
+
+    with Pool(partial(Errands, tmp_path), options(nodes)) as pool:
+        outcomes = list(pool.run(["meet 4"] * 4, progress=progress, tell=told.append))
+    assert {outcome.result for outcome in outcomes} == nodes.ids
+    [news] = [line for line in told if line.startswith("node ")]
+    assert news.endswith(" joined; room for 4 workers now")
+    nodes.remove(added[0])
+
+
+def test_without_a_node_that_fits_the_run_waits_then_gives_up(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one node with a GPU holds two workers by halves; then it is gone."""
+    monkeypatch.setattr(pool_module, "_QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(pool_module, "_NO_ROOM_SECONDS", 3.0)
+    halves = options(nodes, cpus_per_actor=0.5, gpus_per_actor=0.5)
+    with pytest.raises(InputError, match=r"any number of actors of 0\.5 CPUs and 0\.5 GPUs each; there: "):
+        Pool(partial(Errands, tmp_path), halves).__enter__()
+    gpu = nodes.add(num_gpus=1)
+    with pytest.raises(InputError, match="the workers do not fit; asked: 3 actors"):
+        Pool(partial(Errands, tmp_path), options(nodes, gpus_per_actor=0.5, actors=3)).__enter__()
+    told: list[str] = []
+
+    def progress(amount: float) -> None:
+        if gpu in nodes.ids and len(list((tmp_path / "at work").glob(f"{gpu}*"))) == 2:
+            nodes.remove(gpu)
+
+    with (
+        Pool(partial(Errands, tmp_path), halves) as pool,
+        pytest.raises(InputError, match=r"no node has been left .* what is done is kept, run the same"),
+    ):
+        list(pool.run(["wait never"] * 4, progress=progress, tell=told.append))
+    [gone] = [line for line in told if line.startswith("node ")]
+    assert gone.endswith("is gone, its work starts again elsewhere; room for 0 workers now")
+    assert told[-1].startswith("waiting for nodes; asked: any number of actors")
+
+
+def test_other_work_on_the_cluster_is_waited_for(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "_QUIET_SECONDS", 0.5)
+
+    class Other:
+        def ready(self) -> None: ...
+
+    told: list[str] = []
+    with Pool(partial(Errands, tmp_path), options(nodes)) as pool:
+        others = [ray.remote(num_cpus=1)(Other).remote() for _ in nodes.ids]
+        ray.get([other.ready.remote() for other in others])
+
+        def tell(line: str) -> None:
+            told.append(line)
+            for other in others:
+                ray.kill(other)
+
+        outcomes = list(pool.run(["go"] * 3, tell=tell))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    assert told[0].startswith(
+        "waiting for a place (other work on the cluster may hold it); asked: any number"
+    )
+    assert "there: 0 CPUs, 0 GPUs; 1 CPUs" in told[0]
+    assert "free of that: 0 CPUs" in told[0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_leaves_the_cluster_free(nodes: Nodes, tmp_path: Path, number: int) -> None:
+    code = """
+import sys
+from test_cluster import *
+from flows import run_stage
+def main():
+    with Pool(partial(Errands, Path(sys.argv[1])), PoolOptions(None, None, 1, 0, 2, 60)) as pool:
+        list(pool.run(["wait never"] * 3))
+run_stage(main)
+"""
+    environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}"}
+    environment["RAY_ADDRESS"] = nodes.address
+    process = subprocess.Popen([sys.executable, "-c", code, tmp_path], env=environment)
+    wait_for(lambda: len(list((tmp_path / "at work").glob("*"))) == 3, process)
+    process.send_signal(number)
+    assert process.wait(timeout=30) == 130
+    ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
+    wait_for(lambda: ray.available_resources().get("CPU") == 3)
+    assert ray.cluster_resources()["CPU"] == 3
+    ray.shutdown()
+
+
+def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+    deadline = time.monotonic() + 90
+    while not reached():
+        assert process is None or process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# The real stage
+
+
+def make_corpus(folder: Path, names: Sequence[str]) -> Manifest:
+    """Write a video of 48 frames and a few for each name, no two alike."""
+    videos = []
+    for number, name in enumerate(names):
+        frames = [numbered_frame(37 * number + index) for index in range(48 + number % 5)]
+        write_video(folder / f"{name}.mp4", frames, gop=30)
+        videos.append(make_video(name, len(frames)))
+    return make_manifest(videos)
+
+
+def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], np.ndarray]:
+    reader = FeatureReader(folder / "features", manifest)
+    good = [row.video_id for row in read_index(folder / "features")[0] if row.status == "ok"]
+    return {(name, crop): reader.array(name, crop).copy() for name in good for crop in range(5)}
+
+
+def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Path) -> None:
+    """A video kills every worker, one sticks in native code, a SIGKILL; a node is lost and one joins."""
+    good = [f"good{number}" for number in range(6)]
+    manifest = make_corpus(tmp_path / "videos", [*good, "killed", "lost", "poison", "stuck"])
+    clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=5, max_failed_fraction=0.5)
+    provenance = Provenance.encoded(identify_clip(clip, tmp_path), clip.precision, params.frames_per_snippet)
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    told: list[str] = []
+
+    def run_units(
+        units: Sequence[Unit], folder: Path, *, progress: Callable[[float], None],
+        tell: Callable[[str], None], **more: Callable[..., bool],
+    ) -> Generator[Outcome[Unit, UnitReport], None, None]:  # fmt: skip
+        settings = WorkerSettings(clip, provenance, "cpu", 1, "decord", BATCH, str(folder))
+
+        def act(amount: float) -> None:
+            progress(amount)
+            doomed = notes / "node to remove"
+            if doomed.exists() and doomed.read_text() in nodes.ids:
+                nodes.remove(doomed.read_text())
+                nodes.add()
+
+        def listen(line: str) -> None:
+            told.append(line)
+            if " joined; " in line:
+                (notes / "node joined").touch()
+
+        one_try = options(nodes, max_attempts=1, stall_seconds=6)
+        with Pool(partial(Sabotaged, settings, notes), one_try, clip_files(clip)) as pool:
+            yield from pool.run(units, split=split_unit, progress=act, tell=listen, **more)
+
+    store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)
+    # Units of two videos each, in the manifest's order.
+    filled = fill_store(
+        store, manifest, str(tmp_path / "videos"), params, unit_images=30, run_units=run_units
+    )
+    assert {row.video_id: row.error for row in filled.rows if row.status == "failed"} == {
+        "poison": "the worker process died (at each of 1 attempts)",
+        "stuck": "nothing got done for 6 s (at each of 1 attempts)",
+    }
+    # The lost node is nobody's fault: one attempt was all that anyone had.
+    assert [row.video_id for row in filled.rows if row.status == "ok"] == sorted([*good, "killed", "lost"])
+    assert sum(row.rows * len(row.crops) for row in filled.rows) == 8 * 3 * 5
+    news = [line.partition("; ")[2] for line in told if line.startswith("node ")]
+    assert news == ["room for 2 workers now", "room for 3 workers now"]
+
+    undisturbed = make_manifest(
+        [video for video in manifest.videos if video.video_id not in ("poison", "stuck")]
+    )
+    extract_here(tmp_path / "quiet", undisturbed, tmp_path / "videos", clip, params)
+    expected = arrays(tmp_path / "quiet", undisturbed)
+    rows = arrays(tmp_path, manifest)
+    assert rows.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_array_equal(rows[key], array, err_msg=str(key))
+
+
+def make_stage(folder: Path) -> tuple[Manifest, ClipParams]:
+    """A project whose CLIP is named by paths that only it knows."""
+    manifest = make_corpus(folder / "videos", [f"v{number:02d}" for number in range(30)])
+    write_manifest(manifest, folder / "manifest.parquet")
+    clip = tiny_clip(folder / "clip")
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["dataset"].update(name="table", table="unused.csv", root=str(folder / "videos"))
+    params["clip"] = clip.model_dump() | {"model": "clip/clip.json", "pretrained": "clip/clip.safetensors"}
+    params["extract"].update(train_crops=5)
+    params["execution"].update(unit_images=15, encoder_batch=BATCH)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return manifest, clip
+
+
+def test_a_driver_killed_while_its_actors_live_and_the_same_command_again(
+    nodes: Nodes, tmp_path: Path
+) -> None:
+    """Meanwhile a second driver is refused; before the next, a shard is damaged."""
+    manifest, clip = make_stage(tmp_path)
+    command = [sys.executable, "-m", "flows.extract"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "RAY_ADDRESS": nodes.address}
+    settings = {"cwd": tmp_path, "env": environment, "text": True, "stderr": subprocess.PIPE}
+    killed = subprocess.Popen(command, **settings)
+    features = tmp_path / "features"
+    wait_for(lambda: len(list(features.glob("part-*"))) >= 3, killed)
+    killed.send_signal(signal.SIGSTOP)  # it holds the lock, and will not end before it is killed
+    second = subprocess.run(command, **settings, timeout=60, check=False)
+    assert second.returncode == 1
+    assert second.stderr == "error: features: another extraction is writing here; wait for it or stop it\n"
+    killed.kill()
+    killed.wait()
+    parts = sorted(features.glob("part-*"))
+    assert not (features / "index.parquet").exists()
+    assert 3 <= len(parts) < 30
+    parts[0].write_bytes(parts[0].read_bytes()[:-100])
+
+    third = subprocess.run(command, **settings, timeout=120, stdout=subprocess.PIPE, check=False)
+    assert third.returncode == 0, third.stderr
+    assert (
+        f"{parts[0].name} is damaged: moved to .cache/damaged; its videos are extracted again" in third.stdout
+    )
+    done = json.loads((tmp_path / "extract_metrics.json").read_text())
+    assert done["videos_ok"] == 30
+    assert done["run_units"] == 30 - (len(parts) - 1)
+    extract_here(tmp_path / "quiet", manifest, tmp_path / "videos", clip, extract_params(train_crops=5))
+    assert contents(features) == contents(tmp_path / "quiet" / "features")
