@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 
 import vadclip
@@ -28,6 +29,7 @@ _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _FORGIVE_SECONDS = 120.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # tasks and results are small; rows go through files
+_MOST_ASKED = 1000  # actors that an autoscaler is asked to make room for; its own bounds are far below
 _NOT_CODE = ["__pycache__", "*.safetensors"]
 
 
@@ -73,6 +75,7 @@ class Cluster:
         """Whether all actors run on this machine, and so see its files."""
         self._there: dict[str, Node] = {}
         self._looked_at = 0.0
+        self._asked_for = 0
         self._silent_since: dict[str, float] = {}
         """Nodes that gave no answer; Ray itself takes up to a minute to count them as dead."""
 
@@ -104,6 +107,18 @@ class Cluster:
                 what = "is gone, its work starts again elsewhere" if node_id in before else "joined"
                 lines.append(f"node {node.name} {what}; room for {self.room} workers now")
         return lines
+
+    def ask_for(self, actors: int) -> None:
+        """Tell the cluster's autoscaler, if it has one, how many actors there is work for; 0 takes it back.
+
+        It would see actors that wait in Ray's queue, but the pool starts none that has no place yet.
+        """
+        actors = min(actors, _MOST_ASKED)
+        if self.local or actors == self._asked_for:
+            return
+        shape = {"CPU": self._options.cpus_per_actor, "GPU": self._options.gpus_per_actor}
+        request_resources(bundles=[{name: share for name, share in shape.items() if share}] * actors)
+        self._asked_for = actors
 
     def lost(self, node_id: str) -> bool:
         """Whether a node died or is out of reach, so that what ran there ended by no fault of its own."""

@@ -17,6 +17,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -80,6 +81,8 @@ class Pool(Generic[T, R]):
             ray.kill(member.actor)
         self._members = []
         self._shipped = {}
+        with suppress(RayError):  # a cluster that is gone has forgotten it
+            self._cluster.ask_for(0)
         self._cluster.__exit__()
 
     def run(
@@ -100,6 +103,7 @@ class Pool(Generic[T, R]):
         """
         self._jobs, self._fallen = deque(Job(task) for task in tasks), []
         self._room_at = time.monotonic()
+        self._cluster.ask_for(min(len(self._jobs), self._options.actors or len(self._jobs)))
         while True:
             while self._jobs and not wanted(self._jobs[0].task):
                 self._jobs.popleft()
