@@ -16,6 +16,7 @@ from vadclip.extract.units import Unit, split_unit
 from vadclip.extract.work import Outcome, Worker
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
+from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore, lock
 from vadclip.files import write_text_atomic
 from vadclip.manifest import dataset_root, read_manifest
@@ -33,9 +34,10 @@ def main() -> None:
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
         provenance = Provenance.imported(clip.embed_dim)
-    with lock(FEATURES):
+    place = params.execution.features_uri
+    with lock(FEATURES), open_storage(FEATURES, CACHE, place, tell=print) as storage:
         filled = fill_store(
-            FeatureStore(FEATURES, CACHE, provenance, tell=print),
+            FeatureStore(FEATURES, CACHE, provenance, tell=print, storage=storage),
             manifest,
             dataset_root(params.dataset),
             params.extract,
@@ -48,7 +50,7 @@ def main() -> None:
 
 
 def _run_units(
-    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path, **callbacks: Any
+    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path | str, **callbacks: Any
 ) -> Generator[Outcome[Unit, UnitReport], None, None]:
     from vadclip.extract.pool import (  # Ray takes seconds, and is not needed where nothing is missing
         Pool,
@@ -56,12 +58,13 @@ def _run_units(
     )
 
     options = PoolOptions.of(params.execution)
+    place = folder if isinstance(folder, str) else str(folder.absolute())
     make_worker: Callable[[], Worker[Unit, UnitReport]]
     if provenance.source == "encoded":
-        settings = WorkerSettings.of(params.clip, params.execution, provenance, folder.absolute())
+        settings = WorkerSettings.of(params.clip, params.execution, provenance, place)
         make_worker = partial(ExtractWorker, settings)
     else:  # reading arrays needs no GPU
-        make_worker = partial(ImportWorker, provenance, str(folder.absolute()), is_vit_b16(params.clip))
+        make_worker = partial(ImportWorker, provenance, place, is_vit_b16(params.clip))
         options = replace(options, gpus_per_actor=0.0)
     with Pool(make_worker, options) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)
