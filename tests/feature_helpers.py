@@ -96,9 +96,7 @@ class Runner:
                 arrays.append(made_up_rows(part.video_id, crop, part.start, part.start + rows))
         out = Extracted(blocks=blocks, arrays=arrays, failures=failures)
         report = leave_shard(out, folder, PROVENANCE)
-        return Outcome(
-            unit, replace(report, seconds={"encode": 0.5}, counts={"images": unit.images}), None
-        )
+        return Outcome(unit, replace(report, seconds={"encode": 0.5}, counts={"images": unit.images}), None)
 
     @property
     def snippets(self) -> int:

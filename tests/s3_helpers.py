@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pytest
 
 from vadclip.remote import open_filesystem
@@ -35,7 +34,6 @@ def make_bucket(server: str, patch: pytest.MonkeyPatch) -> str:
     patch.setenv("AWS_ACCESS_KEY_ID", "test")
     patch.setenv("AWS_SECRET_ACCESS_KEY", "secret-of-the-test")
     patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
     uri = f"s3://bucket-{uuid.uuid4().hex[:8]}"
     filesystem, path = open_filesystem(uri)
     filesystem.mkdir(path)

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 from feature_helpers import (
@@ -60,7 +61,9 @@ def remove(uri: str) -> None:
     filesystem.rm_file(path)
 
 
-def test_the_rows_are_those_of_a_local_store_and_dvc_gets_only_their_list(bucket: str, tmp_path: Path) -> None:
+def test_the_rows_are_those_of_a_local_store_and_dvc_gets_only_their_list(
+    bucket: str, tmp_path: Path
+) -> None:
     uri = f"{bucket}/a store"
     fill(tmp_path / "here", MANIFEST, Runner())
     fill(tmp_path / "there", MANIFEST, Runner(), uri=uri)
@@ -189,9 +192,7 @@ def test_a_damaged_shard_is_put_aside_and_made_again(bucket: str, tmp_path: Path
         assert runner.snippets == SNIPPETS
         assert contents(tmp_path / "features") == before
         assert objects(uri) == {f"damaged/{name}": damage, name: there[name]}
-        assert told == [
-            f"{uri}/{name} is damaged: moved to {uri}/damaged; its videos are extracted again"
-        ]
+        assert told == [f"{uri}/{name} is damaged: moved to {uri}/damaged; its videos are extracted again"]
     # A fault of the copy on this disk is not the bucket's.
     (tmp_path / ".cache" / "shards" / name).write_bytes(bytes(flipped))
     fill(tmp_path, MANIFEST, runner := Runner(), uri=uri)
@@ -315,9 +316,15 @@ def test_a_bucket_that_is_not_there_or_does_not_answer(
         fill(tmp_path, MANIFEST, Runner(), uri="s3://nowhere-to-be-found/x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    open_filesystem(bucket)[0].clear_instance_cache()
-    with pytest.raises(InputError, match=r"cannot be written: bucket-.* does not answer \(Endpoint") as raised:
-        fill(tmp_path, MANIFEST, Runner(), uri=f"{bucket}/x")
+    clients = fsspec.get_filesystem_class("s3")
+    clients.clear_instance_cache()
+    try:
+        with pytest.raises(
+            InputError, match=r"cannot be written: bucket-.* does not answer \(Endp"
+        ) as raised:
+            fill(tmp_path, MANIFEST, Runner(), uri=f"{bucket}/x")
+    finally:
+        clients.clear_instance_cache()
     assert "secret" not in str(raised.value)
 
 

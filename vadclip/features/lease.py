@@ -6,8 +6,8 @@ refused; if it stays for `silence` seconds of the watcher's own monotonic clock,
 No two machines' clocks are ever compared. A holder that could not renew for two thirds of that time stops
 before anybody may take over.
 
-The lease of a dead run of the same project folder is taken at once: the folder's own lock, which ends with its
-process, has shown that the run is over.
+The lease of a dead run of the same project folder is taken at once: the folder's own lock, which ends with
+its process, has shown that the run is over.
 """
 
 import json
@@ -109,8 +109,8 @@ class Lease:
             self._lost = f"it could not be renewed for {silent:.0f} s"
         if self._lost is not None:
             raise InputError(
-                f"{self._object.uri}: this run lost its lease ({self._lost}) and publishes nothing more; what "
-                "is there is kept: run the stage again"
+                f"{self._object.uri}: this run lost its lease ({self._lost}) and publishes nothing more; "
+                "what is there is kept: run the stage again"
             )
 
     def release(self) -> None:
@@ -202,9 +202,9 @@ def _take(lease: Object, holder: dict[str, str], times: Times, tell: Callable[[s
                     f"{lease.uri}: another extraction is writing there ({_name(other)} has just renewed its "
                     "lease); wait for it or stop it"
                 )
-            seen, since = tag, time.monotonic()
+            seen, since = tag, _clock()
         dead = other.get("project") == holder["project"]
-        if dead or time.monotonic() - since > times.silence:
+        if dead or _clock() - since > times.silence:
             try:
                 return lease.put(content, IfMatch=tag)
             except (PreconditionError, FileNotFoundError):
@@ -215,7 +215,7 @@ def _take(lease: Object, holder: dict[str, str], times: Times, tell: Callable[[s
                 f"{times.silence:g} s at most"
             )
             told = True
-        time.sleep(min(1.0, times.renew / 4))
+        _sleep(min(1.0, times.renew / 4))
 
 
 def _refuse_without_conditions(lease: Object, holder: dict[str, str]) -> None:
@@ -234,6 +234,10 @@ def _refuse_without_conditions(lease: Object, holder: dict[str, str]) -> None:
 def _clock() -> float:
     """Monotonic seconds that go on while the machine sleeps, where it can tell them."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def _sleep(seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def _project(folder: Path, cache: Path) -> str:

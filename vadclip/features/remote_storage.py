@@ -177,7 +177,7 @@ class RemoteStorage:
         return f"{self._path}/{name}" if name else self._path
 
     def _list(self, folder: str, *, deep: bool = False) -> dict[str, dict[str, Any]]:
-        """Shards in a folder, name -> what the bucket says of it; with `deep` all that lies below, by path."""
+        """Shards in a folder, name -> what the bucket says of it; with `deep` all below, by path."""
         with self._faults():
             try:
                 if deep:
