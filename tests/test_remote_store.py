@@ -281,6 +281,10 @@ def test_readers_say_in_a_line_that_a_shard_is_gone_or_another(bucket: str, tmp_
     (tmp_path / "features" / "store.json").write_text('{"uri": "../elsewhere"}')
     with pytest.raises(InputError, match=r"store.json is no readable store.json: run the extract stage"):
         FeatureReader(tmp_path / "features", MANIFEST)
+    put(f"{uri}/{name}", (tmp_path / ".cache" / "shards" / name).read_bytes())
+    fill(tmp_path, MANIFEST, runner := Runner(), uri=uri)
+    assert runner.units == []
+    check_rows(tmp_path)
 
 
 def test_from_local_to_a_bucket_to_another_and_back_nothing_is_encoded_again(

@@ -24,6 +24,7 @@ from typing import Any
 from vadclip.errors import InputError
 from vadclip.features.lease import Lease, Times, hold_lease
 from vadclip.features.mirror import (
+    STORE_NAME,
     StoreFile,
     describe_shard,
     fetch_shards,
@@ -246,7 +247,12 @@ def _bring_along(
     tell: Callable[[str], None],
 ) -> None:
     """Bring along the shards of where the store was before, so that nothing is encoded again."""
-    before = read_store_file(folder)
+    try:
+        before = read_store_file(folder)
+    except InputError as error:
+        tell(f"{error.args[0].partition(':')[0]}: it is made anew")
+        (folder / STORE_NAME).unlink()
+        before = None
     if before is not None and before.uri != uri:
         missing = [shard.name for shard in before.shards if shard.name not in there]
         for name in missing:
