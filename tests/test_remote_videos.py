@@ -246,7 +246,7 @@ def test_the_stages_with_ray_from_bucket_to_bucket(bucket: str, corpus: Path, tm
         return run.stdout
 
     stage("ingest")
-    assert "3 videos with 72 rows, 0 failed" in stage("extract")
+    assert "3 videos with 74 rows, 0 failed" in stage("extract")
     manifest = read_manifest(tmp_path / "manifest.parquet")
     there = arrays(tmp_path, manifest)
     assert {name: np.frombuffer(data, np.float16).size for (name, _), data in there.items()} == {
