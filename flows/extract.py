@@ -10,6 +10,7 @@ from vadclip.config import load_params
 from vadclip.extract.fill import check_budget, fill_store, summary
 from vadclip.extract.on_ray import run_units
 from vadclip.features.provenance import Provenance
+from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore, lock
 from vadclip.files import write_text_atomic
 from vadclip.manifest import dataset_root, read_manifest
@@ -27,9 +28,10 @@ def main() -> None:
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
         provenance = Provenance.imported(clip.embed_dim)
-    with lock(FEATURES):
+    place = params.execution.features_uri
+    with lock(FEATURES), open_storage(FEATURES, CACHE, place, tell=print) as storage:
         filled = fill_store(
-            FeatureStore(FEATURES, CACHE, provenance, tell=print),
+            FeatureStore(FEATURES, CACHE, provenance, tell=print, storage=storage),
             manifest,
             dataset_root(params.dataset),
             params.extract,

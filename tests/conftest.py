@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,20 @@ def shared_folder() -> Path:
 def golden_folder() -> Path:
     """Outputs of the official code; see tests/golden/README.md."""
     return Path(os.environ.get("VADCLIP_GOLDEN", PROJECT / "tests" / "golden"))
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server on loopback, in a process of its own."""
+    from s3_helpers import run_server
+
+    with run_server() as address:
+        yield address
+
+
+@pytest.fixture
+def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`s3://...` of an empty bucket."""
+    from s3_helpers import make_bucket
+
+    return make_bucket(s3_server, monkeypatch)

@@ -13,6 +13,7 @@ from vadclip.extract.units import Unit
 from vadclip.extract.work import Outcome
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
+from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore
 from vadclip.manifest import Manifest
 
@@ -35,7 +36,7 @@ class LocalRunner:
         self.beats: list[float] = []
 
     def __call__(
-        self, units: Sequence[Unit], folder: Path, **callbacks: object
+        self, units: Sequence[Unit], folder: Path | str, **callbacks: object
     ) -> Generator[Outcome[Unit, UnitReport], None, None]:
         settings = WorkerSettings(
             clip=self.clip, provenance=self.provenance, device="cpu", threads=torch.get_num_threads(),
@@ -55,17 +56,19 @@ def extract_params(**changes: object) -> ExtractParams:
 def extract_here(
     folder: Path,
     manifest: Manifest,
-    root: Path,
+    root: Path | str,
     clip: ClipParams,
     params: ExtractParams,
     *,
     decoder: str = "decord",
     unit_images: int = 100,
+    uri: str | None = None,
 ) -> tuple[Filled, LocalRunner]:
     """Fill `folder`/features from the videos under `root`."""
     identity = identify_clip(clip, folder / ".cache")
     provenance = Provenance.encoded(identity, clip.precision, params.frames_per_snippet)
     runner = LocalRunner(clip, provenance, decoder)
-    store = FeatureStore(folder / "features", folder / ".cache", provenance)
-    filled = fill_store(store, manifest, str(root), params, unit_images=unit_images, run_units=runner)
+    with open_storage(folder / "features", folder / ".cache", uri, print) as storage:
+        store = FeatureStore(folder / "features", folder / ".cache", provenance, print, storage)
+        filled = fill_store(store, manifest, str(root), params, unit_images=unit_images, run_units=runner)
     return filled, runner

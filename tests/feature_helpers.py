@@ -8,12 +8,14 @@ import numpy as np
 
 from vadclip.config import ExtractParams
 from vadclip.extract.fill import Filled, fill_store
+from vadclip.extract.slices import Extracted
 from vadclip.extract.units import Unit
 from vadclip.extract.work import Outcome
-from vadclip.extract.worker import UnitReport
+from vadclip.extract.worker import leave_shard
 from vadclip.features.failures import Failure
+from vadclip.features.lease import Times
 from vadclip.features.provenance import Provenance
-from vadclip.features.shards import write_shard
+from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore, lock
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
@@ -70,7 +72,7 @@ class Runner:
         self.units: list[Unit] = []
 
     def __call__(
-        self, units: Sequence[Unit], folder: Path, **callbacks: object
+        self, units: Sequence[Unit], folder: Path | str, **callbacks: object
     ) -> Generator[Outcome, None, None]:
         for number, unit in enumerate(self.order(list(units))):
             if number == self.stop_after:
@@ -80,7 +82,7 @@ class Runner:
             self.units.append(unit)
             yield self.run(unit, folder)
 
-    def run(self, unit: Unit, folder: Path) -> Outcome:
+    def run(self, unit: Unit, folder: Path | str) -> Outcome:
         blocks, arrays, failures = [], [], []
         for part in unit.slices:
             if part.video_id in self.failing:
@@ -92,11 +94,9 @@ class Runner:
             for crop in part.crops:
                 blocks.append(part.block(crop, rows=rows, frames=frames, decoder="pyav"))
                 arrays.append(made_up_rows(part.video_id, crop, part.start, part.start + rows))
-        shard = write_shard(folder, "part", PROVENANCE, blocks, arrays) if blocks else None
-        report = UnitReport(
-            str(shard) if shard else None, tuple(failures), {"encode": 0.5}, {"images": unit.images}
-        )
-        return Outcome(unit, report, None)
+        out = Extracted(blocks=blocks, arrays=arrays, failures=failures)
+        report = leave_shard(out, folder, PROVENANCE)
+        return Outcome(unit, replace(report, seconds={"encode": 0.5}, counts={"images": unit.images}), None)
 
     @property
     def snippets(self) -> int:
@@ -112,10 +112,13 @@ def fill(
     unit_images: int = 50,
     provenance: Provenance = PROVENANCE,
     tell: Callable[[str], None] = print,
+    uri: str | None = None,
+    times: Times | None = None,
 ) -> Filled:
     """One run of the extract stage in `folder`/features, with a runner in the workers' place."""
-    with lock(folder / "features"):
-        store = FeatureStore(folder / "features", folder / ".cache", provenance, tell)
+    features, cache = folder / "features", folder / ".cache"
+    with lock(features), open_storage(features, cache, uri, tell, times) as storage:
+        store = FeatureStore(features, cache, provenance, tell, storage)
         return fill_store(store, manifest, "/videos", params, unit_images=unit_images, run_units=runner)
 
 

@@ -4,6 +4,7 @@ The sections `dataset clip model ingest extract train score evaluate` hold what 
 params. `execution` and `tracking` change only where and how fast the work runs and where it is logged.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,6 +13,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from vadclip.errors import InputError
+from vadclip.remote import folder_fault, shown
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -80,6 +82,8 @@ class DatasetParams(Section):
             raise ValueError(
                 "dataset.source official_features goes with dataset.name ucf_crime or xd_violence"
             )
+        if self.root is not None and (fault := folder_fault(self.root)) is not None:
+            raise ValueError(f"dataset.root {shown(self.root)}: {fault}")
         if self.classes is not None and len(self.classes) < 2:
             raise ValueError("dataset.classes needs normal and at least one anomaly")
         return self
@@ -202,6 +206,24 @@ class ExecutionParams(Section):
     stall_seconds: PositiveReal
     decoder: Literal["decord", "pyav"]
     loader_workers: NonNegativeInt
+    features_uri: str | None
+    """s3://bucket/folder that holds the features' shards; null keeps them in features/."""
+    video_cache_gib: PositiveReal
+    """Bound of each node's copies of remote videos."""
+
+    @model_validator(mode="after")
+    def _features_have_a_place(self) -> "ExecutionParams":
+        if self.features_uri is not None:
+            if not self.features_uri.startswith("s3://"):
+                raise ValueError(
+                    f"execution.features_uri is {shown(self.features_uri)!r}: two runs are kept apart by "
+                    "conditional writes, which are built for s3:// only; null keeps the features in features/"
+                )
+            if (fault := folder_fault(self.features_uri)) is not None:
+                raise ValueError(f"execution.features_uri {shown(self.features_uri)}: {fault}")
+            if not re.fullmatch(r"s3://[^/]+(/[^/]+)+/?", self.features_uri):
+                raise ValueError("execution.features_uri must name a folder: s3://bucket/folder")
+        return self
 
     @model_validator(mode="after")
     def _device_and_gpus_agree(self) -> "ExecutionParams":

@@ -8,7 +8,6 @@ give equal bytes everywhere. Frame intervals are half-open: [start, end).
 import io
 import json
 import posixpath
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.files import safe_name, write_bytes_if_changed
 from vadclip.labels import Classes
+from vadclip.remote import address_fault, is_remote, shown
 
 SNIPPET_FRAMES = 16  # consecutive frames per snippet (vadclip.md section 1)
 SPLITS = ("train", "val", "test")
@@ -47,7 +47,6 @@ _COLUMNS = [
     pa.field("probe_error", pa.string()),
     pa.field("untimed", pa.bool_(), nullable=False),
 ]
-_REMOTE = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
 
 
 @dataclass(frozen=True, order=True)
@@ -143,11 +142,6 @@ def frame_spans(spans: Iterable[tuple[int, int]], num_frames: int) -> tuple[tupl
     return tuple(union)
 
 
-def is_remote(uri: str) -> bool:
-    """Whether `uri` names a scheme such as s3:// (one letter before the colon is a drive, not a scheme)."""
-    return _REMOTE.match(uri) is not None
-
-
 def leaves_root(uri: str) -> bool:
     """Whether a relative path climbs out of its root (`../x`, `a/../../x`)."""
     parts = posixpath.normpath(uri.replace("\\", "/")).split("/")
@@ -177,6 +171,8 @@ def locate(video: Video, root: str) -> str:
 
 def locate_uri(uri: str, root: str) -> str:
     """Do what `locate` does, for a uri that is not in a manifest yet."""
+    if (fault := address_fault(uri)) is not None:
+        raise InputError(f"{shown(uri)}: {fault}")
     if is_remote(uri) or Path(uri).is_absolute():
         return uri
     if leaves_root(uri):

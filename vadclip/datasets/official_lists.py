@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import fsspec
-
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.labels import Classes
-from vadclip.manifest import dataset_root, is_remote
+from vadclip.manifest import dataset_root
+from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 VIDEO_ENDING = re.compile(r"\.mp4$")
 CROP_ENDING = re.compile(r"__[0-9]\.npy$")
@@ -187,9 +186,10 @@ def _best_matches(path: str, stems: set[str]) -> list[str]:
 
 def _list_files(root: str) -> list[str]:
     if is_remote(root):
-        filesystem, folder = fsspec.core.url_to_fs(root)
+        filesystem, folder = open_filesystem(root)
         try:
-            return [path.removeprefix(folder).lstrip("/") for path in filesystem.find(folder)]
+            with plain_faults(root):
+                return [path.removeprefix(folder).lstrip("/") for path in filesystem.find(folder)]
         except (OSError, NotImplementedError) as error:
             raise InputError(f"dataset.root {root} cannot be listed: {error}") from None
     if not Path(root).is_dir():

@@ -30,7 +30,8 @@ from vadclip.datasets.raw import RawDataset, RawVideo
 from vadclip.errors import InputError
 from vadclip.files import safe_name
 from vadclip.labels import LABEL_SEPARATOR, Classes, classes_from
-from vadclip.manifest import SPLITS, Segment, dataset_root, is_remote, leaves_root
+from vadclip.manifest import SPLITS, Segment, dataset_root, leaves_root
+from vadclip.remote import address_fault, is_remote, shown
 
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "segments", "group")
@@ -154,6 +155,9 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
     uri = _relative_uri(cells["path"], root)
     if not uri:
         problems.append("the path is empty or has control characters")
+    elif (fault := address_fault(uri)) is not None:
+        problems.append(fault)
+        uri = ""
     elif leaves_root(uri):
         problems.append("the path leaves the root; write an absolute path if that is meant")
         uri = ""
@@ -172,7 +176,7 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
         except ValueError as error:
             problems.append(str(error))
     return _Row(
-        origin=f"row {number} ({cells['path'][:80]})",
+        origin=f"row {number} ({shown(cells['path'])[:80]})",
         uri=uri,
         labels=tuple(label for label in labels if label),
         split=split,
@@ -187,7 +191,8 @@ def _relative_uri(path: str, root: str) -> str:
     if not path.strip() or _CONTROL.search(path):
         return ""
     if is_remote(path) or is_remote(root):
-        return path.removeprefix(root.rstrip("/") + "/") if is_remote(root) else path
+        path = path.removeprefix(root.rstrip("/") + "/") if is_remote(root) else path
+        return path if is_remote(path) else posixpath.normpath(path)
     if os.path.isabs(path):
         relative = os.path.relpath(path, root)
         return posixpath.normpath(path) if leaves_root(relative) else Path(relative).as_posix()

@@ -27,12 +27,12 @@ _NAMED = 20
 
 
 class RunUnits(Protocol):
-    """Runs units somewhere, writing shards into a folder; see `pool.Pool.run` for the other arguments."""
+    """Runs units somewhere; shards go to a folder or an address. See `pool.Pool.run` for the rest."""
 
     def __call__(
         self,
         units: Sequence[Unit],
-        folder: Path,
+        folder: Path | str,
         *,
         wanted: Callable[[Unit], bool],
         progress: Callable[[float], None],
@@ -138,8 +138,10 @@ def _take_in(
         counts["units"] += 1
         try:
             if report.shard is not None:
-                store.publish(Path(report.shard), unit.blocks())
+                store.publish(report.shard, unit.blocks())
             return report.failures
+        except InputError:  # a ValueError too, but the storage's and not the unit's
+            raise
         except ValueError as mismatch:
             error = str(mismatch)
     assert error is not None

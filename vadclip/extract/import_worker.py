@@ -11,7 +11,6 @@ Legend of shape suffixes: R rows (snippets), D width of a feature.
 
 from pathlib import Path
 
-import fsspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,7 +23,7 @@ from vadclip.extract.worker import UnitReport, leave_shard, shared_folder
 from vadclip.features.failures import Failure
 from vadclip.features.npy_files import crop_path
 from vadclip.features.provenance import Provenance
-from vadclip.manifest import is_remote
+from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 # vadclip.md section 1: norms of raw ViT-B/16 rows are 8.8 to 11.
 NORMALISED, PLAUSIBLE = (0.98, 1.02), (4.0, 25.0)
@@ -123,7 +122,8 @@ def _load(path: str) -> NDArray[np.floating]:
     """Open an .npy array; a local one is mapped, so a slice reads its rows only. Nothing is unpickled."""
     try:
         if is_remote(path):
-            with fsspec.open(path, "rb") as opened:
+            filesystem, inner = open_filesystem(path)
+            with plain_faults(path), filesystem.open(inner, "rb") as opened:
                 loaded: NDArray[np.floating] = np.lib.format.read_array(opened, allow_pickle=False)
                 return loaded
         return np.load(Path(path), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]

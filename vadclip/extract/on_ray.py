@@ -16,7 +16,7 @@ from vadclip.features.provenance import Provenance
 
 
 def run_units(
-    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path, **callbacks: Any
+    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path | str, **callbacks: Any
 ) -> Generator[Outcome[Unit, UnitReport], None, None]:
     """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
     # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.
@@ -24,13 +24,14 @@ def run_units(
     from vadclip.extract.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
 
     options = PoolOptions.of(params.execution)
+    place = folder if isinstance(folder, str) else str(folder.absolute())
     make_worker: Callable[[Mapping[str, str]], Worker[Unit, UnitReport]]
     files: list[str] = []
     if provenance.source == "encoded":
-        settings = WorkerSettings.of(params.clip, params.execution, provenance, folder.absolute())
+        settings = WorkerSettings.of(params.clip, params.execution, provenance, place)
         make_worker, files = partial(extract_worker, settings), clip_files(params.clip)
     else:  # reading arrays needs no GPU
-        make_worker = partial(_import_worker, provenance, str(folder.absolute()), is_vit_b16(params.clip))
+        make_worker = partial(_import_worker, provenance, place, is_vit_b16(params.clip))
         options = replace(options, gpus_per_actor=0.0)
     with Pool(make_worker, options, files) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)

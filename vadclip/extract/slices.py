@@ -13,7 +13,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,9 +23,11 @@ from numpy.typing import NDArray
 
 from vadclip.extract.background import in_background
 from vadclip.extract.units import Slice, Unit
+from vadclip.extract.video_cache import FetchError, Held, VideoCache, default_cache
 from vadclip.extract.work import Beat
 from vadclip.features.failures import Failure
 from vadclip.features.shards import Block
+from vadclip.remote import is_remote
 from vadclip.video.reader import SNIPPET_FRAMES, FrameReader, VideoError
 
 _MIDDLE = 8  # the frame of a snippet's 16 that stands for it
@@ -74,24 +76,46 @@ class Extracted:
 
 
 class OpenVideo:
-    """Keeps the video read last open: the next slice of a long one then need not be looked up anew."""
+    """Keeps the video read last open: the next slice of a long one then need not be looked up anew.
 
-    def __init__(self, decoder: str) -> None:
-        self._decoder = decoder
+    A remote video is read from the cache that `make_cache` opens, and held there until `rest` or the next.
+    """
+
+    def __init__(self, decoder: str, make_cache: Callable[[], VideoCache] = default_cache) -> None:
+        self._decoder, self._make_cache = decoder, make_cache
         self._reader: FrameReader | None = None
-        self._key: tuple[str, str] | None = None
+        self._key: tuple[str, str, int] | None = None
+        self._held: Held | None = None
 
-    def reader(self, part: Slice) -> FrameReader:
+    def reader(self, part: Slice, beat: Beat = lambda amount: None) -> FrameReader:
         """Return the reader of a slice's video; raises VideoError if it cannot be read."""
-        key = (part.location, part.content_hash)
+        self.rest()  # who waits for a video holds none
+        path, file = part.location, 0
+        if is_remote(part.location):
+            self._held = self._make_cache().hold(part.location, part.content_hash, beat)
+            path, file = str(self._held.path), self._held.path.stat().st_ino
+        key = (path, part.content_hash, file)
         if self._reader is None or self._key != key:
-            self.close()
-            self._reader = FrameReader(part.location, decoder=self._decoder, expected_frames=part.num_frames)
+            self._close_reader()
+            self._reader = FrameReader(path, decoder=self._decoder, expected_frames=part.num_frames)
             self._key = key
         return self._reader
 
+    def rest(self) -> None:
+        """Let a remote video be removed from the cache; if it is still there it need not be opened anew.
+
+        The bytes of one that is removed stay on disk until another video is opened here.
+        """
+        if self._held is not None:
+            self._held.release()
+        self._held = None
+
     def close(self) -> None:
         """Close the video."""
+        self._close_reader()
+        self.rest()
+
+    def _close_reader(self) -> None:
         if self._reader is not None:
             self._reader.close()
         self._reader = self._key = None
@@ -166,7 +190,7 @@ def _read_unit(
         beat(0)
         try:
             with out.clock("open"):
-                reader = videos.reader(part)
+                reader = videos.reader(part, beat)
             frame_bytes = 3 * reader.index.width * reader.index.height
             batches = reader.read(
                 frame_numbers(part, unit.frames_per_snippet),
@@ -232,7 +256,10 @@ def _finish_slice(
     if error is None and not np.isfinite(features_RCD).all():
         error = "its features are not finite: use clip.precision bf16 or fp32"
     if error is not None:
-        lasting = os.path.exists(part.location)
+        # A file that went away comes back, perhaps; what cannot be decoded stays so until it changes.
+        lasting = not isinstance(end.error, FetchError) and (
+            is_remote(part.location) or os.path.exists(part.location)
+        )
         out.failures.append(Failure(part.video_id, part.content_hash, error, lasting))
         return
     for position, crop in enumerate(part.crops):

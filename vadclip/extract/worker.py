@@ -1,17 +1,22 @@
 """The worker that runs units with CLIP and leaves their rows in files, on whatever machine it was started."""
 
+import errno
 import socket
+import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vadclip.config import ClipParams, ExecutionParams
 from vadclip.errors import InputError
 from vadclip.extract.slices import Extracted, OpenVideo, extract
 from vadclip.extract.units import Unit
+from vadclip.extract.video_cache import DEFAULT_BYTES, default_cache
 from vadclip.extract.work import Beat
 from vadclip.features.failures import Failure
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import write_shard
+from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 
 @dataclass(frozen=True)
@@ -35,11 +40,13 @@ class WorkerSettings:
     decoder: str
     batch_images: int
     temporary: str
-    """Folder for shards, seen by driver and workers alike."""
+    """Folder for shards, seen by driver and workers alike, or the address of one."""
+    video_cache_bytes: int = DEFAULT_BYTES
+    """Bound of the node's cache of remote videos."""
 
     @staticmethod
     def of(
-        clip: ClipParams, execution: ExecutionParams, provenance: Provenance, temporary: Path
+        clip: ClipParams, execution: ExecutionParams, provenance: Provenance, temporary: Path | str
     ) -> "WorkerSettings":
         """Settings as the params say."""
         return WorkerSettings(
@@ -50,6 +57,7 @@ class WorkerSettings:
             decoder=execution.decoder,
             batch_images=execution.encoder_batch,
             temporary=str(temporary),
+            video_cache_bytes=int(execution.video_cache_gib * 2**30),
         )
 
 
@@ -70,7 +78,7 @@ class ExtractWorker:
         self._clip = load_clip(settings.clip, device=settings.device)
         if self._clip.fingerprint != settings.provenance.clip_fingerprint:
             raise InputError(f"node {socket.gethostname()} has other CLIP weights than the driver")
-        self._videos = OpenVideo(settings.decoder)
+        self._videos = OpenVideo(settings.decoder, partial(default_cache, settings.video_cache_bytes))
 
     def run(self, unit: Unit, beat: Beat) -> UnitReport:
         """Extract one unit; InputError if the GPU has no room for the work, or the disk for the rows."""
@@ -84,11 +92,16 @@ class ExtractWorker:
                 f"node {socket.gethostname()}: GPU memory is full with batches of {batch_images} images: "
                 "lower execution.encoder_batch, or raise gpus_per_actor so that fewer actors share a GPU"
             ) from None
+        finally:
+            self._videos.rest()
         return leave_shard(out, self._temporary, self._settings.provenance)
 
 
-def shared_folder(temporary: str) -> Path:
-    """Return the folder for shards; InputError if this machine does not see it."""
+def shared_folder(temporary: str) -> Path | str:
+    """Return the folder for shards, or its address; InputError if this machine does not see it."""
+    if is_remote(temporary):
+        open_filesystem(temporary)
+        return temporary
     folder = Path(temporary)
     if not folder.is_dir():
         raise InputError(
@@ -97,13 +110,31 @@ def shared_folder(temporary: str) -> Path:
     return folder
 
 
-def leave_shard(out: Extracted, folder: Path, provenance: Provenance) -> UnitReport:
-    """Write what a unit gave as a shard, if anything, and report; InputError if it cannot be written."""
+def leave_shard(out: Extracted, folder: Path | str, provenance: Provenance) -> UnitReport:
+    """Write what a unit gave as a shard, if anything, and report.
+
+    Raises InputError if it cannot be written, OSError if the network fails: another attempt may do better.
+    """
     shard = None
     if out.blocks:
         try:
             with out.clock("write"):
-                shard = write_shard(folder, "part", provenance, out.blocks, out.arrays)
+                shard = (
+                    write_shard(folder, "part", provenance, out.blocks, out.arrays)
+                    if isinstance(folder, Path)
+                    else _upload(out, folder, provenance)
+                )
         except OSError as error:
+            if error.errno == errno.EIO and not isinstance(folder, Path):
+                raise
             raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None
     return UnitReport(str(shard) if shard else None, tuple(out.failures), dict(out.seconds), dict(out.counts))
+
+
+def _upload(out: Extracted, folder: str, provenance: Provenance) -> str:
+    """Leave a unit's shard at `folder`, an address; return the shard's."""
+    filesystem, path = open_filesystem(folder)
+    with tempfile.TemporaryDirectory() as local, plain_faults(folder):
+        shard = write_shard(Path(local), "part", provenance, out.blocks, out.arrays)
+        filesystem.put_file(str(shard), f"{path}/{shard.name}")
+        return f"{folder}/{shard.name}"

@@ -1,7 +1,8 @@
 """Reading features: the store's index, and a reader that maps one video's crop without copying it.
 
-`features/` holds shards (see `shards`) and index.parquet, one row per video of the manifest: whether it has
-features, where, and if not why. Readers go by manifest, crop and snippet, never by shard.
+`features/` holds shards (see `shards`), or store.json that says where they are (see `mirror`), and
+index.parquet, one row per video of the manifest: whether it has features, where, and if not why. Readers go
+by manifest, crop and snippet, never by shard.
 
 Legend of shape suffixes: R rows (snippets), D width of a feature.
 """
@@ -19,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vadclip.errors import InputError
+from vadclip.features.mirror import fetch_shards, mirror_folder, read_store_file
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard
 from vadclip.files import write_bytes_if_changed
@@ -100,11 +102,13 @@ class FeatureReader:
     """Features of a manifest's videos.
 
     Raises InputError if the store is missing, or does not cover the manifest as it is now. Cheap to open (it
-    reads footers only) and to send to loader processes.
+    reads footers only) and to send to loader processes. Shards of a store in a bucket are fetched into
+    `<cache>/shards` first, by default the `.cache` beside `folder`, where they are not there yet.
     """
 
-    def __init__(self, folder: Path | str, manifest: Manifest) -> None:
+    def __init__(self, folder: Path | str, manifest: Manifest, cache: Path | None = None) -> None:
         self.folder = Path(folder)
+        self._cache = cache or self.folder.absolute().parent / ".cache"
         rows, self.provenance = read_index(self.folder)
         self.fingerprint = feature_fingerprint(rows, self.provenance)
         self._manifest = manifest
@@ -171,9 +175,15 @@ class FeatureReader:
         return self._index[video_id]
 
     def _open_shards(self) -> dict[str, Shard]:
+        names = sorted({name for row in self._index.values() for name in row.shards})
+        store = read_store_file(self.folder)
+        if store is None:
+            paths = {name: self.folder / name for name in names}
+        else:
+            paths = fetch_shards(store, names, mirror_folder(self._cache))
         shards = {}
-        for name in sorted({name for row in self._index.values() for name in row.shards}):
-            shard = Shard(self.folder / name)
+        for name, path in paths.items():
+            shard = Shard(path)
             if shard.provenance != self.provenance:
                 raise InputError(f"{shard.path} has another provenance than {INDEX_NAME}: run extract again")
             shards[name] = shard

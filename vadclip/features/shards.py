@@ -32,7 +32,7 @@ from vadclip.files import sha256_file
 
 _PROVENANCE_KEY, _BLOCKS_KEY = b"vadclip.provenance", b"vadclip.blocks"
 _ROW_GROUP_BYTES = 8 * 2**20
-_HASH_DIGITS = 16
+HASH_DIGITS = 16
 _DECODED_GROUPS = 4
 _THRIFT_INTEGER, _THRIFT_STRUCT, _DATA_PAGE_HEADER = 5, 12, 5
 
@@ -263,4 +263,4 @@ def _row_group(gathered: list[tuple[Block, NDArray[np.float16]]], width: int) ->
 
 
 def _short_hash(path: Path) -> str:
-    return sha256_file(path)[:_HASH_DIGITS]
+    return sha256_file(path)[:HASH_DIGITS]

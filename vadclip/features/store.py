@@ -1,14 +1,14 @@
 """Writing the feature store: what is there, what is missing, and how new shards get in.
 
-A run opens the store (`FeatureStore`), asks what is missing, publishes shards that workers wrote under tmp/,
-and finishes: rows of videos that left the manifest go, small shards are merged, index.parquet is written.
-Every step is a rename of a whole file, so a kill at any moment leaves a store that the next run goes on with.
+Where the shards lie is the store's `ShardStorage`: the folder itself, or a bucket. A run opens the store
+(`FeatureStore`), asks what is missing, publishes shards that workers wrote under tmp/, and finishes: rows of
+videos that left the manifest go, small shards are merged, index.parquet is written.
+Every step moves a whole file, so a kill at any moment leaves a store that the next run goes on with.
 An empty store is filled with the same bytes however the work is cut, ordered, and however often killed.
 """
 
 import fcntl
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,7 @@ from vadclip.features.failures import Failure, Failures
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, read_index, write_index
 from vadclip.features.shards import Block, Shard, write_shard
+from vadclip.features.storage import LocalStorage, ShardStorage
 from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
 
 SHARD_BYTES = 128 * 2**20
@@ -48,8 +49,9 @@ def lock(folder: Path) -> Iterator[None]:
 class FeatureStore:
     """The store of one provenance in `folder`; hold `lock(folder)` while using it.
 
-    Opening moves shards of another provenance to `<cache>/superseded/<fingerprint>/`, those of this one back
-    from there, and damaged ones to `<cache>/damaged/`; `tell` gets a line about each damaged one.
+    Shards lie in `storage`, by default `folder`. Opening moves shards of another provenance aside, to
+    `<cache>/superseded/<fingerprint>/` (of a bucket: below its address), those of this one back from there,
+    and damaged ones to `damaged/` beside; `tell` gets a line about each damaged one.
     """
 
     def __init__(
@@ -58,28 +60,26 @@ class FeatureStore:
         cache: Path,
         provenance: Provenance,
         tell: Callable[[str], None] = lambda line: None,
+        storage: ShardStorage | None = None,
     ) -> None:
         self.folder, self.provenance = folder, provenance
-        self._cache, self._tell = cache, tell
+        self._storage = storage or LocalStorage(folder, cache)
+        self._tell = tell
         self._shards: dict[str, Shard] = {}
         self._coverage = Coverage()
-        folder.mkdir(parents=True, exist_ok=True)
-        self._temporary = folder / "tmp"
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._storage.clear_temporary()
         self._exchange_superseded()
-        for path in _shard_paths(folder):
-            self._take_from(path)
+        for name in self._storage.names():
+            self._take_from(name)
         self._failures = Failures(folder, provenance)
 
     def index(self) -> tuple[IndexRow, ...]:
         """Rows of index.parquet, as the latest `finish` wrote it."""
         return read_index(self.folder)[0]
 
-    def temporary(self, run_id: str) -> Path:
-        """Folder for the shards that this run's workers write; published ones leave it."""
-        path = self._temporary / run_id
-        path.mkdir(parents=True, exist_ok=True)
-        return path
+    def temporary(self, run_id: str) -> Path | str:
+        """Folder, or its address, for the shards that this run's workers write; published ones leave it."""
+        return self._storage.temporary(run_id)
 
     def missing(self, video: Video, crops: Sequence[int]) -> list[Gap]:
         """Snippets of a usable video that are not there, unless it is known to be beyond help."""
@@ -88,21 +88,20 @@ class FeatureStore:
             return []
         return self._coverage.gaps(video, crops)
 
-    def publish(self, path: Path, planned: Sequence[Block]) -> None:
+    def publish(self, left: Path | str, planned: Sequence[Block]) -> None:
         """Check a worker's shard against what it was asked for and take it in.
 
         Of the planned blocks, what only decoding tells is left aside: rows, frames, decoder. Raises
-        ValueError if the shard is another one; nothing is taken in then.
+        ValueError if the shard is another one; nothing is taken in then. InputError means that the storage
+        fails, or that another run has taken it over.
         """
-        shard = Shard(path)
+        shard = self._storage.inspect(left)
         asked = {_plan_key(block) for block in planned}
         if shard.provenance != self.provenance or not shard.intact():
             raise ValueError("the shard is damaged or of another provenance")
         if {_plan_key(block) for block in shard.blocks} - asked or len(shard.blocks) > len(asked):
             raise ValueError("the shard holds what was not asked for")
-        target = self.folder / path.name
-        os.replace(path, target)
-        self._take(Shard(target))
+        self._take(self._storage.publish(left))
 
     def fail(self, failure: Failure) -> None:
         """Note a failed video at once, so that a kill does not forget it."""
@@ -126,12 +125,13 @@ class FeatureStore:
         ]
         try:
             self._merge(keep)
+            self._storage.settle(sorted(self._shards))
             rows = tuple(self._with_shards(video, outcomes[video.video_id]) for video in manifest.videos)
             write_index(self.folder, rows, self.provenance)
             self._failures.keep_only({row.video_id for row in rows if row.status == "failed"})
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror or error}") from None
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._storage.clear_temporary()
         return rows
 
     def _outcome(self, video: Video, crops: Sequence[int]) -> IndexRow:
@@ -181,13 +181,14 @@ class FeatureStore:
         gone = {name for name in self._shards if kept[name] == 0} | rewrite
         if not gone:
             return
-        paths = [self._shards[name].path for name in self._shards if name not in gone]
-        paths += self._write_merged([placed for placed in keep if placed.shard in rewrite])
-        for name in gone - {path.name for path in paths}:
-            (self.folder / name).unlink()
+        shards = [shard for name, shard in self._shards.items() if name not in gone]
+        written = self._write_merged([placed for placed in keep if placed.shard in rewrite])
+        shards += [self._storage.add(path) for path in written]
+        for name in sorted(gone - {shard.path.name for shard in shards}):
+            self._storage.remove(name)
         self._shards, self._coverage = {}, Coverage()
-        for path in paths:
-            self._take(Shard(path))
+        for shard in shards:
+            self._take(shard)
 
     def _write_merged(self, placed: Sequence[Placed]) -> list[Path]:
         """Write blocks in the given order, adjacent ones joined, into shards of about SHARD_BYTES."""
@@ -213,7 +214,7 @@ class FeatureStore:
 
         def write(runs: list[list[Placed]]) -> Path:
             blocks = [joined(run) for run in runs]
-            return write_shard(self.folder, "shard", self.provenance, blocks, map(self._rows, runs))
+            return write_shard(self._storage.scratch, "shard", self.provenance, blocks, map(self._rows, runs))
 
         with ThreadPoolExecutor(_MERGE_THREADS) as pool:  # pyarrow encodes without the GIL
             return list(pool.map(write, filter(None, shards)))
@@ -222,28 +223,21 @@ class FeatureStore:
         return np.concatenate([self._shards[placed.shard].rows(placed.number) for placed in run])
 
     def _exchange_superseded(self) -> None:
-        superseded = self._cache / "superseded"
-        for path in _shard_paths(self.folder):
+        for name in self._storage.names():
             try:
-                provenance = Shard(path).provenance
+                provenance = self._storage.provenance(name)
             except InputError:
                 continue  # dealt with when it is taken in
             if provenance != self.provenance:
-                _move(path, superseded / provenance.fingerprint)
-        returning = superseded / self.provenance.fingerprint
-        for path in _shard_paths(returning):
-            _move(path, self.folder)
-        if returning.is_dir() and not any(returning.iterdir()):
-            returning.rmdir()
+                self._storage.set_aside(name, f"superseded/{provenance.fingerprint}")
+        self._storage.bring_back(f"superseded/{self.provenance.fingerprint}")
 
-    def _take_from(self, path: Path) -> None:
+    def _take_from(self, name: str) -> None:
         try:
-            shard = Shard(path)
-            if not shard.intact():
-                raise InputError(f"{path} is damaged")
+            shard = self._storage.open(name)
         except InputError as error:
-            self._tell(f"{error}: moved to {self._cache / 'damaged'}; its videos are extracted again")
-            _move(path, self._cache / "damaged")
+            place = self._storage.set_aside(name, "damaged")
+            self._tell(f"{error}: moved to {place}; its videos are extracted again")
         else:
             self._take(shard)
 
@@ -251,16 +245,6 @@ class FeatureStore:
         self._shards[shard.path.name] = shard
         for number, block in enumerate(shard.blocks):
             self._coverage.add(Placed(block, shard.path.name, number))
-
-
-def _shard_paths(folder: Path) -> list[Path]:
-    # Merged shards first: after a kill while merging, what they hold is still in unmerged ones as well.
-    return [*sorted(folder.glob("shard-*.parquet")), *sorted(folder.glob("part-*.parquet"))]
-
-
-def _move(path: Path, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.move(path, folder / path.name)
 
 
 def _plan_key(block: Block) -> tuple[object, ...]:

@@ -8,27 +8,26 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-
-import fsspec
 
 from vadclip.errors import InputError
 from vadclip.features.npy_files import read_feature_header
 from vadclip.files import sha256_file
 from vadclip.ingest.probe_cache import Identity, Probe, ProbeCache
 from vadclip.ingest.probe_pool import run_supervised
-from vadclip.manifest import SNIPPET_FRAMES, is_remote
+from vadclip.ingest.remote_files import identify_remote
+from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.progress import track
+from vadclip.remote import download, is_remote
 from vadclip.video.reader import probe
 
 MISSING = "there is no such file"
 SAVE_SECONDS = 30.0
 # A file may take this long before its decoder counts as hanging: a twentieth of the slowest decoding seen.
 LIMIT_SECONDS, LIMIT_BYTES_PER_SECOND = 300.0, 100_000.0
-_BLOCK_BYTES = 1 << 20
 
 
 def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None = None) -> dict[str, Probe]:
@@ -41,8 +40,10 @@ def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None =
     cache = ProbeCache(cache_file)
     found: dict[str, Probe] = {}
     todo: dict[str, Identity] = {}
-    for path in dict.fromkeys(paths):
-        identity = _identify(path)
+    unique = list(dict.fromkeys(paths))
+    remote = identify_remote(filter(is_remote, unique))
+    for path in unique:
+        identity = _identify(path, remote)
         if isinstance(identity, Probe):
             found[path] = identity
         elif (known := cache.recall(path, identity)) is not None:
@@ -103,22 +104,18 @@ def _local_copy(path: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, "copy")
-        with fsspec.open(path, "rb") as remote, open(local, "wb") as copy:
-            while block := remote.read(_BLOCK_BYTES):
-                copy.write(block)
+        download(path, Path(local))
         yield local
 
 
-def _identify(path: str) -> Identity | Probe:
+def _identify(path: str, remote: Mapping[str, Identity | OSError]) -> Identity | Probe:
     """Return a file's identity, or a finding that needs no look into it."""
     try:
         if is_remote(path):
-            filesystem, inner = fsspec.core.url_to_fs(path)
-            info = filesystem.info(inner)
-            marks = (info.get(key) for key in ("ETag", "etag", "LastModified", "mtime", "created"))
-            size = info.get("size")
-            stamp = next((str(mark) for mark in marks if mark), "")
-            identity = Identity(size=-1 if size is None else size, stamp=stamp)
+            identity_or_error = remote[path]
+            if isinstance(identity_or_error, OSError):
+                raise identity_or_error
+            identity = identity_or_error
         else:
             status = os.stat(path)
             identity = Identity(size=status.st_size, stamp=str(status.st_mtime_ns))
@@ -126,10 +123,10 @@ def _identify(path: str) -> Identity | Probe:
                 return Probe(error="it is a folder or a device, not a file")
     except FileNotFoundError:
         return Probe(error=MISSING)
+    except IsADirectoryError:
+        return Probe(error="it is a folder or a device, not a file")
     except OSError as error:
         return Probe(error=f"it cannot be read ({error.strerror or type(error).__name__})")
-    except ImportError as error:
-        raise InputError(f"{path}: {error}; install the package that opens such addresses") from None
     if identity.size == 0:
         return Probe(error="the file is empty", content_hash=hashlib.sha256().hexdigest())
     return identity

@@ -1,0 +1,265 @@
+"""Videos and features in a bucket, end to end: the rows are those of local files."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import PROJECT
+from extract_helpers import extract_here, extract_params, tiny_clip
+from ingest_helpers import table_params
+from s3_helpers import objects, upload
+from video_helpers import write_video
+
+import vadclip.ingest.probing
+from vadclip.config import IngestParams, load_params
+from vadclip.errors import InputError
+from vadclip.extract import worker
+from vadclip.extract.video_cache import default_cache
+from vadclip.features.reader import FeatureReader, read_index
+from vadclip.ingest.probe_pool import run_supervised
+from vadclip.ingest.rows import ingest
+from vadclip.manifest import Manifest, locate_uri, read_manifest
+from vadclip.remote import open_filesystem
+
+SPLIT = IngestParams(val_fraction=0, seed=0)
+ROWS = [
+    "a.mp4,Fire,test,4-20",
+    "sub/b#1=c.d.mp4,Normal,train,",
+    "c.avi,Normal,train,",
+    "text.mp4,Normal,train,",
+    "missing.mp4,Normal,train,",
+]
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus")
+    write_video(folder / "a.mp4", 67)
+    write_video(folder / "sub" / "b#1=c.d.mp4", 40, size=(128, 96), gop=7)
+    write_video(folder / "c.avi", 200, codec="mpeg4")
+    (folder / "text.mp4").write_text("not a video at all\n" * 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    """Of the local files."""
+    return look(str(corpus), tmp_path_factory.mktemp("manifest"))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VADCLIP_CACHE", str(tmp_path / "node"))
+    return tmp_path / "node" / "videos"
+
+
+def look(root: str, folder: Path, rows: list[str] = ROWS) -> Manifest:
+    folder.mkdir(exist_ok=True)
+    return ingest(table_params(root, rows, folder), SPLIT, probe_cache=folder / "probe.parquet").manifest
+
+
+def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], bytes]:
+    reader = FeatureReader(folder / "features", manifest)
+    return {
+        (video.video_id, crop): reader.array(video.video_id, crop).tobytes()
+        for split in ("train", "test")
+        for video in reader.videos(split)
+        for crop in reader.crops(video.video_id)
+    }
+
+
+def put(uri: str, data: bytes) -> None:
+    filesystem, path = open_filesystem(uri)
+    filesystem.pipe_file(path, data)
+
+
+def test_the_rows_are_those_of_local_files(
+    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, cache: Path
+) -> None:
+    upload(corpus, f"{bucket}/set")
+    assert {video.video_id: video.probe_error for video in manifest.videos if video.probe_error} == {
+        "missing": "there is no such file",
+        "text": "FFmpeg cannot read it as a video (invalid data found when processing input)",
+    }
+    clip = tiny_clip(tmp_path / "clip")
+    extract_here(tmp_path / "here", manifest, corpus, clip, extract_params())
+    root, uri = f"{bucket}/set", f"{bucket}/features"
+    _, runner = extract_here(
+        tmp_path / "there", manifest, root, clip, extract_params(), unit_images=20, uri=uri
+    )
+    # The twelve snippets of c.avi make six slices; each video is fetched once.
+    assert sum(part.video_id == "c" for unit in runner.units for part in unit.slices) == 6
+    assert len(list(cache.glob("*.video"))) == 3
+    assert arrays(tmp_path / "there", manifest) == arrays(tmp_path / "here", manifest)
+    index = [read_index(tmp_path / name / "features")[0] for name in ("here", "there")]
+    assert [(row.status, row.error, row.rows) for row in index[0]] == [
+        (row.status, row.error, row.rows) for row in index[1]
+    ]
+
+
+def test_only_new_and_changed_objects_are_downloaded(
+    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(corpus, f"{bucket}/set")
+    opened: list[str] = []
+    asked: list[str] = []
+
+    def recording(function, items, limits, workers):
+        opened.extend(item.rsplit("/", 1)[-1] for item in items)
+        return run_supervised(function, items, limits, workers)
+
+    monkeypatch.setattr(vadclip.ingest.probing, "run_supervised", recording)
+    filesystem = open_filesystem(bucket)[0]
+    real = filesystem.ls
+    monkeypatch.setattr(filesystem, "info", lambda path: pytest.fail(f"{path} was asked for by itself"))
+    monkeypatch.setattr(filesystem, "ls", lambda path, **more: asked.append(path) or real(path, **more))
+    assert look(f"{bucket}/set/", tmp_path) == manifest  # which does not say where the videos are
+    assert sorted(opened) == ["a.mp4", "b#1=c.d.mp4", "c.avi", "text.mp4"]
+    assert len(asked) == 2  # a listing a folder
+    opened.clear()
+    assert look(f"{bucket}/set", tmp_path) == manifest
+    assert opened == []
+    put(f"{bucket}/set/text.mp4", write_video(tmp_path / "new.mp4", 30).read_bytes())
+    assert {video.video_id: video.num_frames for video in look(f"{bucket}/set", tmp_path).videos}[
+        "text"
+    ] == 30
+    assert opened == ["text.mp4"]
+
+
+def test_an_object_that_changed_after_ingest_is_no_lasting_fault(
+    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path
+) -> None:
+    upload(corpus, f"{bucket}/set")
+    clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
+    good = objects(f"{bucket}/set")["a.mp4"]
+    put(f"{bucket}/set/a.mp4", good[:-100])
+    filled, _ = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
+    rows = {row.video_id: row for row in filled.rows}
+    assert rows["a"].error == (
+        "what was fetched is not what ingest saw: it changed since, or the transfer was cut; run the ingest "
+        "stage again"
+    )
+    put(f"{bucket}/set/a.mp4", good)
+    filled, runner = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
+    assert [part.video_id for unit in runner.units for part in unit.slices] == ["a"]
+    assert {row.video_id: row.rows for row in filled.rows}["a"] == 4
+
+
+def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
+    bucket: str,
+    corpus: Path,
+    manifest: Manifest,
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(worker, "default_cache", lambda limit: default_cache(10))
+    upload(corpus, f"{bucket}/set")
+    clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
+    filled, _ = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5)
+    assert [row.rows for row in filled.rows if row.status == "ok"] == [4, 12, 2]
+    assert len(list(cache.glob("*.video"))) == 1  # the one that was read last
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("s3://bucket/set/../../other/x.mp4", "the path leaves the root"),
+        ("s3://other/set/../x.mp4", "must not hold '..'"),
+        ("s3://me:secret@bucket/x.mp4", "must not hold a name or password"),
+        ("../x.mp4", "the path leaves the root"),
+        ("sub/../../x.mp4", "the path leaves the root"),
+    ],
+)
+def test_addresses_that_climb_or_hold_credentials_are_bad_rows(
+    path: str, message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        look("s3://bucket/set", tmp_path, ["a.mp4,Fire,train,", f"{path},Normal,train,"])
+    assert "secret" not in str(raised.value)
+    with pytest.raises(InputError, match=r"leaves the dataset's root|must not hold"):
+        locate_uri(path, "s3://bucket/set")
+
+
+def test_roots_that_are_refused(tmp_path: Path) -> None:
+    text = (PROJECT / "params.yaml").read_text()
+    for root, message in {
+        "s3://me:secret@bucket/set": "must not hold a name or password",
+        "s3://bucket/set?sig=secret": "has no [?] and no #",
+        "s3://bucket/set/../other": "must not hold '..'",
+    }.items():
+        content = yaml.safe_load(text)
+        content["dataset"].update(name="table", table="videos.csv", root=root)
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+        with pytest.raises(InputError, match=message) as raised:
+            load_params(tmp_path / "params.yaml")
+        assert "secret" not in str(raised.value)
+
+
+def test_what_cannot_be_opened_is_a_line(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="fsspec knows no nosuch:// addresses"):
+        look("nosuch://bucket/set", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "s3fs", None)
+        patch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
+        with pytest.raises(InputError, match=r"s3:// needs s3fs, which is not installed \(pip install"):
+            look("s3://bucket/set", tmp_path)
+    filesystem = open_filesystem(bucket)[0]
+
+    def forbidden(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Access Denied")
+
+    # Its videos do not count as gone: their features would go.
+    monkeypatch.setattr(filesystem, "ls", forbidden)
+    with pytest.raises(InputError, match="/set cannot be listed: Access Denied"):
+        look(f"{bucket}/set", tmp_path)
+
+
+def test_the_stages_with_ray_from_bucket_to_bucket(bucket: str, corpus: Path, tmp_path: Path) -> None:
+    """As DVC runs them: python -m flows.ingest, flows.extract; a second run finds nothing to do."""
+    upload(corpus, f"{bucket}/set")
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *ROWS[:3]]) + "\n")
+    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    content["dataset"].update(name="table", table="videos.csv", root=f"{bucket}/set")
+    content["clip"] = tiny_clip(tmp_path / "clip").model_dump()
+    content["ingest"]["val_fraction"] = 0.0
+    content["train"]["selection"] = "last"
+    content["execution"].update(
+        unit_images=20, encoder_batch=16, actors=2, features_uri=f"{bucket}/features", video_cache_gib=0.01
+    )
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+
+    def stage(name: str) -> str:
+        run = subprocess.run(
+            [sys.executable, "-m", f"flows.{name}"], cwd=tmp_path, env=environment, capture_output=True,
+            text=True, check=False,
+        )  # fmt: skip
+        assert run.returncode == 0, run.stderr
+        assert "secret-of-the-test" not in run.stdout + run.stderr
+        return run.stdout
+
+    stage("ingest")
+    assert "3 videos with 74 rows, 0 failed" in stage("extract")
+    manifest = read_manifest(tmp_path / "manifest.parquet")
+    there = arrays(tmp_path, manifest)
+    assert {name: np.frombuffer(data, np.float16).size for (name, _), data in there.items()} == {
+        "a": 4 * 64, "c": 12 * 64, "sub__b#1=c.d": 2 * 64,
+    }  # fmt: skip
+    local = tmp_path / "local"
+    extract_here(
+        local, manifest, corpus, load_params(tmp_path / "params.yaml").clip, extract_params(train_crops=5)
+    )
+    assert there == arrays(local, manifest)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()}
+    assert set(before) == {"index.parquet", "store.json"}
+    assert "nothing was missing" in stage("extract")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()} == before
+    for data in (*before.values(), (tmp_path / "extract_metrics.json").read_bytes()):
+        assert b"secret-of-the-test" not in data

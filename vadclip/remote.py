@@ -1,0 +1,151 @@
+"""Addresses such as s3://bucket/folder: what may be in one, and files behind one, with faults said plainly.
+
+fsspec opens them; options and credentials come from the environment, as each of its filesystems reads it
+(s3fs: AWS_ACCESS_KEY_ID, AWS_PROFILE, AWS_ENDPOINT_URL, ...), never from an address.
+"""
+
+import errno
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from vadclip.errors import InputError
+
+_REMOTE = re.compile(r"^[a-zA-Z][a-zA-Z0-9+.-]*://")
+_PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "abfs": "adlfs", "az": "adlfs"}
+_CLIENTS = {"botocore", "aiobotocore", "aiohttp", "gcsfs", "google", "azure", "requests", "urllib3"}
+_BLOCK_BYTES = 2**20
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` names a scheme such as s3:// (one letter before the colon is a drive, not a scheme)."""
+    return _REMOTE.match(uri) is not None
+
+
+def address_fault(uri: str) -> str | None:
+    """Say what must not be in an address: credentials, which would land in files and logs, and `..`."""
+    if not is_remote(uri):
+        return None
+    if "@" in urlsplit(uri).netloc:
+        return "an address must not hold a name or password: credentials belong into the environment"
+    if ".." in uri.split("://", 1)[1].split("/"):
+        return "an address must not hold '..'"
+    return None
+
+
+def folder_fault(uri: str) -> str | None:
+    """Say what must not be in the address of a folder: as above, and a query, which may hold credentials."""
+    if is_remote(uri) and re.search(r"[?#]", uri):
+        return "the address of a folder has no ? and no #: credentials belong into the environment"
+    return address_fault(uri)
+
+
+def open_filesystem(uri: str) -> tuple[Any, str]:
+    """Return the fsspec filesystem of an address, and the address as that filesystem wants it.
+
+    Raises InputError if the address holds what it must not, or its scheme needs a package that is missing.
+    """
+    import fsspec
+
+    if (fault := address_fault(uri)) is not None:
+        raise InputError(f"{shown(uri)}: {fault}")
+    scheme = uri.split("://", 1)[0]
+    # What another machine has written since must be seen.
+    options: dict[str, Any] = {"use_listings_cache": False} if scheme in _PACKAGES else {}
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    except ImportError:
+        package = _PACKAGES.get(scheme, f"fsspec's package for {scheme}://")
+        extra = " (pip install 'vadclip-flow[s3]')" if package == "s3fs" else ""
+        raise InputError(
+            f"{shown(uri)}: {scheme}:// needs {package}, which is not installed{extra}"
+        ) from None
+    except ValueError:
+        raise InputError(f"{shown(uri)}: fsspec knows no {scheme}:// addresses") from None
+    return filesystem, str(path)
+
+
+def shown(uri: str) -> str:
+    """Return an address as messages may show it: without name, password and query."""
+    head, separator, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{head}{separator}{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}" if separator else uri
+
+
+@contextmanager
+def plain_faults(uri: str) -> Iterator[None]:
+    """Turn what network clients raise into OSError, whose text holds no address, or into InputError.
+
+    FileNotFoundError and PermissionError stay what they are.
+    """
+    try:
+        yield
+    except (InputError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        kind = type(error)
+        if kind.__name__ in {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound"}:
+            raise InputError(
+                f"{shown(uri)}: no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+                "AWS_PROFILE, on every machine that reads it"
+            ) from None
+        if kind.__module__.split(".")[0] in _CLIENTS or isinstance(error, TimeoutError):
+            server = f"{shown(uri).split('/')[2]} does not answer"
+            raise OSError(errno.EIO, f"{server} ({kind.__name__})") from None
+        raise
+
+
+def stamp(info: dict[str, Any]) -> str:
+    """What tells a changed object from an unchanged one: the store's tag, or else its time."""
+    marks = (
+        info.get(key) for key in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "updated", "created")
+    )
+    return next((str(mark) for mark in marks if mark), "")
+
+
+def remote_size(uri: str) -> int:
+    """Bytes of a remote file; 0 if its server does not say. Raises OSError."""
+    filesystem, inner = open_filesystem(uri)
+    with plain_faults(uri):
+        return int(filesystem.info(inner).get("size") or 0)
+
+
+def download(
+    uri: str, path: Path, *, beat: Callable[[float], None] = lambda amount: None, reserved: bool = False
+) -> str:
+    """Copy a remote file to `path` and return the SHA-256 of its bytes; `beat(0)` is called as they come.
+
+    A file that is `reserved`, there in its final size, is written over, so that others can count it.
+    Raises OSError; FileNotFoundError if there is no such file.
+    """
+    filesystem, inner = open_filesystem(uri)
+    digest = hashlib.sha256()
+    with (
+        plain_faults(uri),
+        filesystem.open(inner, "rb", block_size=8 * _BLOCK_BYTES) as remote,
+        open(path, "r+b" if reserved else "wb") as local,
+    ):
+        while block := remote.read(_BLOCK_BYTES):
+            local.write(block)
+            digest.update(block)
+            beat(0)
+        local.truncate()
+    return digest.hexdigest()
+
+
+def download_atomic(uri: str, path: Path) -> str:
+    """As `download`, by way of a temporary neighbour: `path` is whole or absent."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
+    try:
+        digest = download(uri, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return digest
