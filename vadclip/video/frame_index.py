@@ -86,6 +86,10 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         )
     except FileNotFoundError:
         raise VideoError("there is no such file") from None
+    except av.ArgumentError:
+        raise VideoError(
+            "FFmpeg cannot read it as a video (its format is none of those that are allowed)"
+        ) from None
     except (av.FFmpegError, PermissionError, IsADirectoryError) as error:
         raise VideoError(f"FFmpeg cannot read it as a video ({_few_words(error)})") from None
     with container:
