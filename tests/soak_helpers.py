@@ -1,4 +1,4 @@
-"""Many different tiny videos made cheaply, a few of them broken, and actors that are killed while they work."""
+"""Many different tiny videos made cheaply, some of them broken, and actors that are killed as they work."""
 
 import io
 import os
