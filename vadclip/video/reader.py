@@ -23,8 +23,8 @@ from vadclip.video.frame_index import FrameIndex, VideoError, decode, open_video
 __all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoError", "VideoInfo", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
-# 5 GB of a 30-minute video of 320x240). So it gets only videos that fit as a whole.
-DECORD_MAX_BYTES = 2**30
+# 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
+DECORD_MAX_BYTES = 2**28
 
 # How often a stretch of frames that nobody asked for reports that it is alive.
 _BEAT_FRAMES = 256
