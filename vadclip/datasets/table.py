@@ -94,7 +94,8 @@ def video_ids(uris: Iterator[str]) -> dict[str, str]:
     """Name each uri: `gate/monday.mp4` -> `gate__monday`.
 
     Names that would be equal (letter case and the spelling of accents do not count, some disks fold them),
-    too long or unsafe get a hash of the uri. The result depends on the set of uris only, not on this machine or the order of the rows.
+    too long or unsafe get a hash of the uri. The result depends on the set of uris only, not on this machine
+    or the order of the rows.
     """
     names = {}
     for uri in set(uris):
