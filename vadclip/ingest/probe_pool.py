@@ -133,13 +133,10 @@ def _no_interrupts() -> Iterator[None]:
 
 def _serve(connection: Connection, function: Callable[[str], Result]) -> None:
     _limit_memory()
-    connection.send("ready")
-    while True:
-        try:
-            item = connection.recv()
-        except EOFError:
-            return
-        connection.send(function(item))
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone, or was interrupted
+        connection.send("ready")
+        while True:
+            connection.send(function(connection.recv()))
 
 
 def _limit_memory() -> None:
