@@ -13,7 +13,7 @@ repro: .venv ## run the whole pipeline on params.yaml (by default the embedded s
 	dvc repro
 
 test: .venv ## run the tests
-	python -m pytest -m "not soak"
+	python -m pytest -m "not soak" -n 2 --dist loadfile
 
 check: .venv ## lint, format, types
 	ruff check .

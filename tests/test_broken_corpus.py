@@ -77,7 +77,7 @@ CORPUS = {
     "spaces, ünïcödé 視頻 #=@.b.mp4": Case(lambda path: write_video(path, 33), frames=33, rows=2),
     "too wide.mp4": Case(
         lambda path: write_video(path, [np.zeros((16, 16384, 3), np.uint8)] * 20, size=(16384, 16)),
-        **failed("its picture of 16384x16 is over the limit of 8192 px a side and 64 million pixels"),
+        **failed("its picture of 16384x16 is over the limit of 8192 px a side and 36 million pixels"),
     ),
 }
 

@@ -2,13 +2,11 @@
 
 import hashlib
 import os
-import re
+import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-_UNSAFE_IN_NAME = re.compile(r"[/\\\x00-\x1f\x7f]")
 
 
 @contextmanager
@@ -52,5 +50,13 @@ def sha256_file(path: Path) -> str:
 
 
 def safe_name(name: str) -> bool:
-    """Say whether `name` can stand as one file name inside a folder and cannot climb out of it."""
-    return 0 < len(name.encode()) <= 200 and name not in {".", ".."} and _UNSAFE_IN_NAME.search(name) is None
+    """Say whether `name` can stand as one file name inside a folder, cannot climb out of it, and looks like
+    what it is: no control characters, nothing that turns or hides text, no accent before the first letter.
+    """
+    return (
+        0 < len(name.encode()) <= 200
+        and name not in {".", ".."}
+        and name.isprintable()
+        and not unicodedata.category(name[0]).startswith("M")
+        and not {"/", "\\"} & set(name)
+    )

@@ -29,13 +29,15 @@ def is_remote(uri: str) -> bool:
 
 
 def address_fault(uri: str) -> str | None:
-    """Say what must not be in an address: credentials, which would land in files and logs, and `..`."""
+    """Say what must not be in an address: credentials, which would land in files and logs, `..` and `::`."""
     if not is_remote(uri):
         return None
     if "@" in urlsplit(uri).netloc:
         return "an address must not hold a name or password: credentials belong into the environment"
     if ".." in uri.split("://", 1)[1].split("/"):
         return "an address must not hold '..'"
+    if "::" in uri:  # fsspec reads a chain of filesystems there, which may open other files
+        return "an address must not hold '::', an address within another one"
     return None
 
 

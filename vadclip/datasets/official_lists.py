@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
+from vadclip.files import safe_name
 from vadclip.labels import Classes
 from vadclip.manifest import dataset_root
 from vadclip.remote import is_remote, open_filesystem, plain_faults
@@ -80,8 +81,11 @@ def read_crop_list(params: DatasetParams, name: str, split: str) -> list[Listed]
 
 
 def listed(path: str, split: str, label: str) -> Listed:
-    """Make a `Listed` of a path without ending."""
-    return Listed(path=path, name=path.rsplit("/", 1)[-1], split=split, label=label)
+    """Make a `Listed` of a path without ending; ValueError if its name cannot be an id."""
+    name = path.rsplit("/", 1)[-1]
+    if not safe_name(name):
+        raise ValueError("the name is empty, too long or has control characters")
+    return Listed(path=path, name=name, split=split, label=label)
 
 
 def unique(videos: Iterable[Listed]) -> dict[str, Listed]:

@@ -20,6 +20,7 @@ import io
 import os
 import posixpath
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,8 +36,10 @@ from vadclip.remote import address_fault, is_remote, shown
 
 REQUIRED_COLUMNS = ("path", "label")
 OPTIONAL_COLUMNS = ("split", "segments", "group")
-_SEGMENT = re.compile(r"(?P<start>\d{1,12})\s*-\s*(?P<end>\d{1,12})(?:\s*:\s*(?P<label>.+))?")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_SEGMENT = re.compile(r"(?P<start>\d{1,12})\s*-\s*(?P<end>\d{1,12})(?:\s*:\s*(?P<label>\S.*))?")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+MAX_BYTES = 128 * 2**20
+_SHOWN = 80  # characters of a cell in a message
 
 
 def load(params: DatasetParams) -> RawDataset:
@@ -91,21 +94,26 @@ def load(params: DatasetParams) -> RawDataset:
 def video_ids(uris: Iterator[str]) -> dict[str, str]:
     """Name each uri: `gate/monday.mp4` -> `gate__monday`.
 
-    Names that would be equal (letter case does not count, some disks fold it), too long or unsafe get a hash
-    of the uri. The result depends on the set of uris only, not on this machine or the order of the rows.
+    Names that would be equal (letter case and the spelling of accents do not count, some disks fold them),
+    too long or unsafe get a hash of the uri. The result depends on the set of uris only, not on this machine
+    or the order of the rows.
     """
     names = {}
     for uri in set(uris):
         path = uri.split("://", 1)[-1].strip("/")
         folder, file_name = posixpath.split(path)
         names[uri] = posixpath.join(folder, posixpath.splitext(file_name)[0]).replace("/", "__")
-    count = Counter(name.casefold() for name in names.values())
+    count = Counter(map(_folded, names.values()))
     for uri, name in names.items():
-        if count[name.casefold()] > 1 or not safe_name(name):
+        if count[_folded(name)] > 1 or not safe_name(name):
             digest = hashlib.sha256(uri.encode()).hexdigest()[:12]
             readable = re.sub(r"[^\w.-]", "_", name).encode()[:150].decode(errors="ignore")
             names[uri] = f"{readable}~{digest}"
     return names
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 @dataclass(frozen=True)
@@ -123,6 +131,10 @@ class _Row:
 def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
     """Yield (row number as a spreadsheet shows it, cells by column, whether the cells fit the columns)."""
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise InputError(
+                f"dataset.table {path}: {size:,} bytes are no table of videos; {MAX_BYTES:,} is the limit"
+            )
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"dataset.table {path}: no such file") from None
@@ -136,7 +148,7 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
         known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
         if len(set(header)) != len(header) or not set(REQUIRED_COLUMNS) <= set(header) <= set(known):
             raise InputError(
-                f"dataset.table {path}: the first line is {','.join(header)!r}; expected the columns "
+                f"dataset.table {path}: the first line is {','.join(header)[:200]!r}; expected the columns "
                 f"{','.join(REQUIRED_COLUMNS)} and optionally {','.join(OPTIONAL_COLUMNS)}"
             )
         for number, cells in enumerate(reader, 2):
@@ -163,12 +175,16 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
         uri = ""
     labels = tuple(label.strip() for label in cells["label"].split(LABEL_SEPARATOR))
     if not all(labels):
-        problems.append(f"a label is empty in {cells['label']!r}" if any(labels) else "the label is empty")
+        problems.append(
+            f"a label is empty in {cells['label'][:_SHOWN]!r}" if any(labels) else "the label is empty"
+        )
     elif len(set(labels)) != len(labels):
-        problems.append(f"a label stands twice in {cells['label']!r}")
+        problems.append(f"a label stands twice in {cells['label'][:_SHOWN]!r}")
+    elif not all(label.isprintable() and len(label) <= _SHOWN for label in labels):
+        problems.append(f"a label is longer than {_SHOWN} characters or has control characters")
     split = cells.get("split", "train").strip()
     if split not in SPLITS:
-        problems.append(f"split {split!r} is none of {', '.join(SPLITS)}")
+        problems.append(f"split {split[:_SHOWN]!r} is none of {', '.join(SPLITS)}")
     segments = []
     for part in cells.get("segments", "").split(";"):
         try:
@@ -176,7 +192,7 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
         except ValueError as error:
             problems.append(str(error))
     return _Row(
-        origin=f"row {number} ({shown(cells['path'])[:80]})",
+        origin=f"row {number} ({shown(cells['path'])[:_SHOWN]})",
         uri=uri,
         labels=tuple(label for label in labels if label),
         split=split,
@@ -201,15 +217,16 @@ def _relative_uri(path: str, root: str) -> str:
 
 def _segment(text: str, labels: tuple[str, ...]) -> Segment:
     match = _SEGMENT.fullmatch(text)
+    shown = text[:_SHOWN]
     if match is None:
-        raise ValueError(f"segment {text!r} is not start-end or start-end:label, in frames")
+        raise ValueError(f"segment {shown!r} is not start-end or start-end:label, in frames")
     start, end, label = int(match["start"]), int(match["end"]), match["label"]
     if start >= end:
-        raise ValueError(f"segment {text!r} is empty or reversed: the end must be behind the start")
+        raise ValueError(f"segment {shown!r} is empty or reversed: the end must be behind the start")
     if label is None and len(labels) > 1:
-        raise ValueError(f"segment {text!r} must say which of the labels it shows: start-end:label")
+        raise ValueError(f"segment {shown!r} must say which of the labels it shows: start-end:label")
     if label is not None and label not in labels:
-        raise ValueError(f"segment {text!r} shows a label that the video does not have")
+        raise ValueError(f"segment {shown!r} shows a label that the video does not have")
     return Segment(start, end, label or labels[0])
 
 

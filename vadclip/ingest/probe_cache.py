@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from vadclip.files import atomic_path
 
-PROBE_VERSION = "1"  # raise when `video.probe` counts or refuses otherwise: older memories are then forgotten
+PROBE_VERSION = "2"  # raise when `video.probe` counts or refuses otherwise: older memories are then forgotten
 
 
 @dataclass(frozen=True)

@@ -1,22 +1,26 @@
 """A function over many files, each in a process that may crash or hang; every item gets an answer.
 
 `concurrent.futures` cannot do it: one crash breaks its pool and hides which task was guilty, and a task that
-holds the interpreter's lock in native code cannot be cancelled. Here a process has one item at a time.
+holds the interpreter's lock in native code cannot be cancelled. Here a process has one item at a time, and no
+more memory than an honest file needs: a small file can ask for all there is.
 """
 
 import multiprocessing
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
+from pathlib import Path
 from typing import Generic, TypeVar
 
 Result = TypeVar("Result")
 
 ATTEMPTS = 2  # a process can die for lack of memory: only an item that is there twice is taken for guilty
 POLL_SECONDS = 1.0
+MEMORY_BYTES = 3 * 2**30  # beside what the process has when it starts
 
 
 def run_supervised(
@@ -128,10 +132,18 @@ def _no_interrupts() -> Iterator[None]:
 
 
 def _serve(connection: Connection, function: Callable[[str], Result]) -> None:
-    connection.send("ready")
-    while True:
-        try:
-            item = connection.recv()
-        except EOFError:
-            return
-        connection.send(function(item))
+    _limit_memory()
+    with suppress(EOFError, BrokenPipeError):  # the parent is gone, or was interrupted
+        connection.send("ready")
+        while True:
+            connection.send(function(connection.recv()))
+
+
+def _limit_memory() -> None:
+    status = Path("/proc/self/status")
+    if status.exists():  # elsewhere than on Linux the limit would not hold
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+        most = int(lines["VmData"].split()[0]) * 1024 + MEMORY_BYTES
+        hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+        if hard == resource.RLIM_INFINITY or most < hard:
+            resource.setrlimit(resource.RLIMIT_DATA, (most, hard))

@@ -88,6 +88,8 @@ def _look_into(path: str) -> tuple[Probe, bool]:
         return replace(known, error=_without_path(error, path)), True
     except OSError as error:  # a disk or a network that may be back next time
         return replace(known, error=f"it cannot be read ({error.strerror or type(error).__name__})"), False
+    except MemoryError:
+        return replace(known, error="looking into it needs more memory than a video does"), True
     except Exception as error:  # a decoder raises what it likes, and one file must not stop the others
         return replace(known, error=f"{type(error).__name__}: {_without_path(error, path)}"), False
 

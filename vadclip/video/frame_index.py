@@ -26,7 +26,9 @@ from numpy.typing import NDArray
 from vadclip.errors import InputError
 
 MAX_SIDE = 8192
-MAX_PIXELS = 64_000_000
+MAX_PIXELS = 36_000_000  # 8K is 33; a decoder may hold 17 pictures
+MAX_FRAMES = 10_000_000  # four and a half days at 25 frames/s
+_MAX_FPS = 1000.0
 # Playlists (hls, concat, dash) are no videos: they would make FFmpeg open other files and addresses.
 _FORMATS = (
     "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mpegvideo,mjpeg,ivf,obu,nut,mxf,rm,dv,"
@@ -35,7 +37,7 @@ _FORMATS = (
 _VERIFIED_FRAMES = 4
 # H.264 and HEVC reorder at most 16 frames; a larger jump means that the clock was reset in mid-file.
 _MAX_REORDER = 32
-_IDR_SLICE = 5  # H.264 NAL unit type
+_IDR_SLICE, _SEQUENCE_SETS = 5, 7  # H.264 NAL unit types
 
 av.logging.set_level(av.logging.PANIC)
 
@@ -55,9 +57,11 @@ class FrameIndex:
     entries: NDArray[np.int64]
     """Numbers of the key frames at which decoding can start: they and all shown later come out right."""
     simple: bool
-    """MP4 or Matroska, one track, every key frame is an entry of a closed group and no packet is hidden by an
-    edit list: decord's own seeking, which trusts key frames blindly, lands on the right frames."""
+    """H.264 of one picture size in MP4 or Matroska, one track, every key frame is an entry of a closed group
+    and no packet is hidden by an edit list: decord's own seeking, which trusts key frames blindly, lands on
+    the right frames, and its scaling of every picture to the first one's size does nothing."""
     fps: float
+    """0 if the file does not say, or says what no camera does."""
     width: int
     height: int
     """As stored, before rotation."""
@@ -74,10 +78,11 @@ class FrameIndex:
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     """Open the main video stream of a file, with one decoding thread and a limit on the picture's size.
 
-    Raises VideoError if the file is missing, empty, no video, or declares absurd dimensions.
+    Raises VideoError if the file is missing, empty, no video, or declares absurd dimensions or lengths.
     """
     try:
-        if os.path.getsize(path) == 0:
+        size = os.path.getsize(path)
+        if size == 0:
             raise VideoError("the file is empty")
         container = av.open(
             path,
@@ -86,6 +91,10 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         )
     except FileNotFoundError:
         raise VideoError("there is no such file") from None
+    except av.ArgumentError:
+        raise VideoError(
+            "FFmpeg cannot read it as a video (its format is none of those that are allowed)"
+        ) from None
     except (av.FFmpegError, PermissionError, IsADirectoryError) as error:
         raise VideoError(f"FFmpeg cannot read it as a video ({_few_words(error)})") from None
     with container:
@@ -95,6 +104,8 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context is None:
             raise VideoError("no decoder for its codec")
         check_size(stream.codec_context.width, stream.codec_context.height)
+        if stream.frames > size:  # FFmpeg has made a list of them by now, but nobody needs to walk it
+            raise VideoError(f"its header declares {stream.frames:,} frames in {size:,} bytes")
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
         yield container, stream
@@ -148,6 +159,8 @@ def scan(path: str) -> FrameIndex:
     with open_video(path) as (container, stream):
         codec = stream.codec_context
         length_size = _unit_length_size(codec)
+        one_size = codec.name == "h264"
+        first_set = codec.extradata or b""
         for packet in read_packets(container, stream):
             if packet.size == 0 and packet.dts is None:
                 continue  # the end marker
@@ -157,11 +170,18 @@ def scan(path: str) -> FrameIndex:
             if packet.pts is None or packet.is_corrupt:
                 ordered = False
                 break
+            if packet.has_sidedata("new_extradata"):
+                one_size = False
             if packet.is_keyframe:
                 keys += 1
+                units = list(_units(bytes(packet), length_size)) if codec.name == "h264" else []
                 # H.264 files flag recovery points (intra refresh, open groups) as key frames as well.
-                if codec.name != "h264" or _IDR_SLICE in _unit_types(bytes(packet), length_size):
+                if codec.name != "h264" or any(unit[0] & 31 == _IDR_SLICE for unit in units):
                     entries.append(len(times))
+                if any(unit[0] & 31 == _SEQUENCE_SETS and unit not in first_set for unit in units):
+                    one_size = False
+            if len(times) == MAX_FRAMES:
+                raise VideoError(f"it has more than {MAX_FRAMES:,} frames: cut it into parts")
             times.append(packet.pts)
         one_track = len(container.streams.video) == 1
         formats = set(container.format.name.split(","))
@@ -189,11 +209,12 @@ def scan(path: str) -> FrameIndex:
         pts=pts,
         entries=numbers,
         simple=ordered
+        and one_size
         and not edited
         and one_track
         and int(np.count_nonzero(closed)) == keys
         and not formats.isdisjoint({"mp4", "matroska"}),
-        fps=fps,
+        fps=fps if 0 < fps <= _MAX_FPS else 0.0,
         width=first[0].width,
         height=first[0].height,
         rotation=round(first[0].rotation / 90) % 4,
@@ -235,14 +256,14 @@ def _unit_length_size(codec: VideoCodecContext) -> int:
     return (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
 
 
-def _unit_types(data: bytes, length_size: int) -> Iterator[int]:
-    """Yield the types of an H.264 packet's NAL units."""
-    at = 0
+def _units(data: bytes, length_size: int) -> Iterator[bytes]:
+    """Yield an H.264 packet's NAL units; the first byte's lower five bits are the type."""
     if length_size:
+        at = 0
         while at + length_size < len(data):
-            yield data[at + length_size] & 31
-            at += length_size + int.from_bytes(data[at : at + length_size], "big")
+            stop = at + length_size + int.from_bytes(data[at : at + length_size], "big")
+            yield data[at + length_size : stop] or b"\0"
+            at = stop
     else:
-        while (at := data.find(b"\0\0\1", at)) >= 0 and at + 3 < len(data):
-            yield data[at + 3] & 31
-            at += 3
+        for unit in data.split(b"\0\0\1")[1:]:
+            yield unit.rstrip(b"\0") or b"\0"

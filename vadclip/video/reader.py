@@ -23,8 +23,8 @@ from vadclip.video.frame_index import FrameIndex, VideoError, decode, open_video
 __all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoError", "VideoInfo", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
-# 5 GB of a 30-minute video of 320x240). So it gets only videos that fit as a whole.
-DECORD_MAX_BYTES = 2**30
+# 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
+DECORD_MAX_BYTES = 2**28
 
 # How often a stretch of frames that nobody asked for reports that it is alive.
 _BEAT_FRAMES = 256
@@ -127,7 +127,8 @@ class FrameReader:
         A number that the decoder never delivers (damage in mid-file) shows the frame before it, as a player
         does; numbers past the last frame are left out. Reads on up to frame `until` (exclusive; default: just
         past the last index), so that `reached` then tells where the video ends. `beat` is called as frames
-        are decoded. A change of the picture's size starts a new batch.
+        are decoded. A change of the picture's size starts a new batch, of fewer frames where they are larger
+        than the first: no batch but of one frame takes more memory than `batch_frames` frames of that size.
         """
         assert all(a < b for a, b in pairwise(indices)), "indices must rise"
         until = until if until is not None else (indices[-1] + 1 if len(indices) else 0)
@@ -175,11 +176,13 @@ class FrameReader:
             self._frames = _PyavFrames(self.path, self.index, start)
         frames = self._frames
         wanted = list(reversed(indices))
+        most_bytes = batch_frames * 3 * self.index.width * self.index.height
         batch: list[NDArray[np.uint8]] = []
         while True:
             while wanted and wanted[-1] < frames.position:
                 picture = frames.picture(wanted.pop())
-                if batch and (len(batch) == batch_frames or batch[0].shape != picture.shape):
+                full = len(batch) == batch_frames or (len(batch) + 1) * picture.nbytes > most_bytes
+                if batch and (full or batch[0].shape != picture.shape):
                     yield np.stack(batch)
                     beat()
                     batch = []

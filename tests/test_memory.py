@@ -1,0 +1,43 @@
+"""Memory that must not grow; benchmarks/memory.py measures hours of video and 100,000 rows."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import PROJECT
+
+from benchmarks.memory import in_a_process, write_long_video
+
+READ = """
+import resource, sys
+from vadclip.video.reader import FrameReader
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before = peak()
+with FrameReader(sys.argv[1], decoder=sys.argv[2]) as reader:
+    for batch in reader.read(range(8, reader.index.num_frames, 16), batch_frames=64):
+        pass
+print(reader.index.num_frames, reader.decoder, peak() - before)
+"""
+
+
+def growth_mb(path: Path, decoder: str) -> tuple[int, str, float]:
+    """Read every 16th frame in a process of its own: frames, the decoder used, MB at the peak."""
+    command = [sys.executable, "-c", READ, str(path), decoder]
+    run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
+    frames, used, peak = run.stdout.split()
+    return int(frames), used, float(peak)
+
+
+def test_a_reader_takes_no_more_memory_for_a_longer_video(tmp_path: Path) -> None:
+    """Decoded, the short one is 170 MB and the long one 690 MB."""
+    short = write_long_video(tmp_path / "short.mp4", 2, size=(160, 120))
+    long = write_long_video(tmp_path / "long.mp4", 8, size=(160, 120))
+    assert growth_mb(short, "decord")[:2] == (3000, "decord")
+    frames, used, peak = growth_mb(long, "decord")
+    assert (frames, used) == (12000, "pyav")
+    assert peak < growth_mb(short, "pyav")[2] + 60
+
+
+def test_the_driver_takes_a_few_kb_a_video() -> None:
+    few, many = (in_a_process("driver", count) for count in (5000, 15000))
+    assert (many["peak"] - few["peak"]) * 1000 / 10_000 < 15  # kB, mapped files included
