@@ -68,7 +68,7 @@ def main() -> None:
             *(str(figure[key]) for key in ("process", "size", "seconds", "before", "peak", "after"))
         )
     Console().print(table)
-    write_text_atomic(RESULT, json.dumps(figures, indent=2) + "\n")
+    write_text_atomic(RESULT, json.dumps({"benchmark": "memory", "figures": figures}, indent=2) + "\n")
 
 
 def in_a_process(kind: str, size: int) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -116,7 +116,8 @@ CHANGED: dict[str, tuple[Callable[[Path], object], str]] = {
 class MarkedWorker(ExtractWorker):
     """The real worker; from its first unit on it can be killed, its process known by a file in `marks`."""
 
-    def __init__(self, settings: WorkerSettings, marks: Path) -> None:
+    def __init__(self, settings: WorkerSettings, marks: Path, files: Mapping[str, str]) -> None:
+        assert not files  # none travel: all actors are on this machine
         super().__init__(settings)
         self._mark: Path | None = marks / str(os.getpid())
 

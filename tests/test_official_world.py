@@ -80,7 +80,7 @@ def _import_here(params, provenance, units, folder, **callbacks):
 def _through_all_stages(project, monkeypatch, *, ray):
     monkeypatch.chdir(project.folder)
     if not ray:
-        monkeypatch.setattr(flows.extract, "_run_units", _import_here)
+        monkeypatch.setattr(flows.extract, "run_units", _import_here)
     flows.ingest.main()
     _check_truth(project)
     flows.extract.main()

@@ -77,17 +77,21 @@ class VideoCache:
         key = hashlib.sha256(f"{uri}\n{content_hash}".encode()).hexdigest()[:32]
         path = self.folder / f"{key}.video"
         while True:
-            lock = self._lock(key, fcntl.LOCK_SH, beat)
-            if path.exists():
-                os.utime(lock)
-                return Held(path, lock)
-            os.close(lock)
-            lock = self._lock(key, fcntl.LOCK_EX, beat)
-            try:
-                if not path.exists():
-                    self._fetch(uri, content_hash, path, beat)
-            finally:
-                os.close(lock)  # taken again as a reader's: meanwhile it may be removed, but seldom is
+            # Who waits asks as a reader again and again: the first one to have the file may read it for long.
+            if (lock := self._try_lock(key, fcntl.LOCK_SH)) is not None:
+                if path.exists():
+                    os.utime(lock)
+                    return Held(path, lock)
+                os.close(lock)
+                if (lock := self._try_lock(key, fcntl.LOCK_EX)) is not None:
+                    try:
+                        if not path.exists():
+                            self._fetch(uri, content_hash, path, beat)
+                    finally:
+                        os.close(lock)  # taken again as a reader's: it may be gone by then, but seldom is
+                    continue
+            beat(0)  # another one fetches: it shows its own signs of life, or is killed
+            time.sleep(_POLL_SECONDS)
 
     def _fetch(self, uri: str, content_hash: str, path: Path, beat: Callable[[float], None]) -> None:
         part = path.with_suffix(".part")
@@ -117,7 +121,9 @@ class VideoCache:
     @contextmanager
     def _room(self, size: int, beat: Callable[[float], None]) -> Iterator[None]:
         """Make room for `size` bytes more, and keep it until the caller has made its file."""
-        lock = self._lock("room", fcntl.LOCK_EX, beat)
+        while (lock := self._try_lock("room", fcntl.LOCK_EX)) is None:
+            beat(0)
+            time.sleep(_POLL_SECONDS)
         try:
             while not self._make_room(size):
                 beat(0)
@@ -167,12 +173,6 @@ class VideoCache:
         finally:
             os.close(lock)
         return True
-
-    def _lock(self, key: str, kind: int, beat: Callable[[float], None]) -> int:
-        while (lock := self._try_lock(key, kind)) is None:
-            beat(0)  # another one fetches: it shows its own signs of life, or is killed
-            time.sleep(_POLL_SECONDS)
-        return lock
 
     def _try_lock(self, key: str, kind: int) -> int | None:
         """Return a locked descriptor of `<key>.lock`, which goes with its lock when closed; None if taken."""
