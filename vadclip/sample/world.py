@@ -29,8 +29,8 @@ ANOMALY_SECONDS = {
     "Vandalism": (3.2, 6.0),
 }
 _ON_THE_ROAD = {"RoadAccident", "parking", "headlights"}
-_PER_ANOMALY = {"train": 10, "test": 4}
-_NORMALS = {"train": 60, "test": 20}
+_PER_ANOMALY = {"train": 40, "test": 4}
+_NORMALS = {"train": 240, "test": 20}
 
 
 @dataclass(frozen=True)
