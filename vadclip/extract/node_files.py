@@ -36,6 +36,8 @@ def node_copy(name: str, sha256: str, chunks: Iterable[bytes]) -> Path:
     copy = folder / name
     try:
         own.mkdir(mode=0o700, exist_ok=True)
+        if own.stat().st_uid != os.getuid():
+            raise InputError(f"{own} on {os.uname().nodename} belongs to another user: set TMPDIR there")
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -130,8 +130,7 @@ class Lease:
                 self._tag = self._object.put(_content(self._holder, self._renewals + 1), IfMatch=self._tag)
             except (PreconditionError, FileNotFoundError):
                 self._tag = self._own_tag() or self._tag
-                if self._lost is not None:
-                    return
+                continue  # ours after all: when it was written is not known, so the next renewal counts
             except (OSError, InputError):
                 continue  # `check` counts the time
             self._renewals += 1
