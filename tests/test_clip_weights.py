@@ -174,6 +174,17 @@ def test_a_file_needs_quick_gelu(params):
         load_clip(params.model_copy(update={"quick_gelu": None}), device="cpu")
 
 
+def test_a_config_file_may_say_quick_gelu(tmp_path, params, clip, state):
+    config = tiny_config() | {"quick_gelu": True}
+    told = write_clip(tmp_path, config, state).model_copy(update={"quick_gelu": None})
+    assert load_clip(told, device="cpu").quick_gelu
+    assert load_clip(told, device="cpu").fingerprint == clip.fingerprint
+    with pytest.raises(
+        InputError, match=r"clip\.quick_gelu is false but .*clip\.json' says true: set .*null"
+    ):
+        load_clip(told.model_copy(update={"quick_gelu": False}), device="cpu")
+
+
 # ---- names and tags
 
 

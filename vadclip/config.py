@@ -97,7 +97,7 @@ class ClipParams(Section):
     pretrained: str
     """open_clip tag, or the path of a weights file (.safetensors, or a plain state dict)."""
     quick_gelu: bool | None
-    """Which activation a weights file was trained with; null with a tag, whose config says it."""
+    """Which activation a weights file was trained with; null where a tag or a config file says it."""
     precision: Literal["fp32", "fp16", "bf16"]
     """Arithmetic of the image tower."""
 

@@ -166,7 +166,7 @@ def _load_model(
     preprocess = config.pop("preprocess_cfg", {})
     weights_file = Path(params.pretrained) if is_file_name(params.pretrained) else None
     if weights_file is not None:
-        config["quick_gelu"] = _quick_gelu_of_file(params)
+        config["quick_gelu"] = _quick_gelu_of_file(params, config)
         model = _build(params.model, config)
         known_tokens = load_file_weights(model, params.model, weights_file)
     else:
@@ -179,13 +179,20 @@ def _load_model(
     return model.requires_grad_(False).eval(), config, preprocess, known_tokens
 
 
-def _quick_gelu_of_file(params: "ClipParams") -> bool:
-    if params.quick_gelu is None:
+def _quick_gelu_of_file(params: "ClipParams", config: dict[str, Any]) -> bool:
+    # A config file was written for its weights. One of open_clip's own names says nothing of somebody's file.
+    said = config.get("quick_gelu") if is_file_name(params.model) else None
+    if params.quick_gelu is None and said is None:
         raise InputError(
             f"clip.quick_gelu is null with the weights file {params.pretrained!r}, which does not tell its "
             "activation: set it to true (OpenAI's weights, DFN, MetaCLIP) or false (trained with GELU)"
         )
-    return params.quick_gelu
+    if said is not None and params.quick_gelu not in (None, bool(said)):
+        raise InputError(
+            f"clip.quick_gelu is {str(params.quick_gelu).lower()} but {params.model!r} says "
+            f"{str(bool(said)).lower()}: set clip.quick_gelu: null, the config tells it"
+        )
+    return bool(said if params.quick_gelu is None else params.quick_gelu)
 
 
 def _quick_gelu_of_tag(params: "ClipParams", config: dict[str, Any], settings: dict[str, Any]) -> bool:
