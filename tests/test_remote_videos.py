@@ -229,6 +229,7 @@ def test_the_stages_with_ray_from_bucket_to_bucket(bucket: str, corpus: Path, tm
     content["dataset"].update(name="table", table="videos.csv", root=f"{bucket}/set")
     content["clip"] = tiny_clip(tmp_path / "clip").model_dump()
     content["ingest"]["val_fraction"] = 0.0
+    content["extract"]["train_crops"] = 5
     content["train"]["selection"] = "last"
     content["execution"].update(
         unit_images=20, encoder_batch=16, actors=2, features_uri=f"{bucket}/features", video_cache_gib=0.01

@@ -60,6 +60,7 @@ def template(tmp_path_factory):
     content = yaml.safe_load((PROJECT / "params.yaml").read_text())
     content["clip"] = clip_params.model_dump()
     content["dataset"].update(name="table", root="videos", table="videos.csv")
+    content["extract"]["train_crops"] = 5
     content["model"].update(length=8, layers=1, window=4)
     content["train"].update(batch_size=5, epochs=3, milestones=[2], selection="validation")
     (folder / "params.yaml").write_text(yaml.safe_dump(content))
@@ -107,7 +108,7 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     experiment = client.get_experiment_by_name("vadclip-flow")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("table-d64-t8-validation-lr0.0001-s234-")
+    assert run.info.run_name.startswith("table-d64-t8-validation-lr0.0003-s234-")
     assert run.data.params["train.milestones"] == "[2]"
     assert not any(name.startswith(("execution.", "tracking.")) for name in run.data.params)
     assert run.data.metrics["extract_run_seconds_total"] == 1.5

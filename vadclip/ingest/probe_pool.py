@@ -133,7 +133,7 @@ def _no_interrupts() -> Iterator[None]:
 
 def _serve(connection: Connection, function: Callable[[str], Result]) -> None:
     _limit_memory()
-    with suppress(EOFError, BrokenPipeError):  # the parent is gone, or was interrupted
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone, or was interrupted
         connection.send("ready")
         while True:
             connection.send(function(connection.recv()))
