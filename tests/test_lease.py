@@ -3,17 +3,20 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bucket_helpers import objects, put
 from feature_helpers import Runner, contents, fill, make_manifest, make_video
-from s3_helpers import objects
 
 from vadclip.errors import InputError
 from vadclip.features import lease
-from vadclip.features.lease import Lease, Object, PreconditionError, Times, hold_lease
+from vadclip.features.conditional import Conditional, GoogleObject, PreconditionError, S3Object, conditional
+from vadclip.features.lease import Lease, Times, hold_lease
 
 QUICK = Times(renew=0.1, silence=60)
 NEVER = Times(renew=1000, silence=60)  # a holder that hangs: it renews nothing
@@ -42,24 +45,63 @@ def hold(uri: str, project: Path, times: Times = QUICK, told: list[str] | None =
 
 
 def test_conditions_are_the_servers(bucket: str) -> None:
-    """What the lease rests on, asked of the server itself."""
-    thing = Object(f"{bucket}/thing")
+    """What the lease rests on, asked of the server itself; a name may hold what an address quotes."""
+    thing = conditional(f"{bucket}/a été/thing#1%20?=")
+    assert isinstance(thing, GoogleObject if bucket.startswith("gs:") else S3Object)
     with pytest.raises(FileNotFoundError):
         thing.read()
-    with pytest.raises(FileNotFoundError):
-        thing.put(b"none", IfMatch='"0"')
-    first = thing.put(b"one", IfNoneMatch="*")
+    for never in (lambda: thing.replace(b"none", thing.other_tag), lambda: thing.delete(thing.other_tag)):
+        with pytest.raises(PreconditionError):
+            never()
+    first = thing.create(b"one")
     with pytest.raises(PreconditionError):
-        thing.put(b"two", IfNoneMatch="*")
-    second = thing.put(b"two", IfMatch=first)
-    with pytest.raises(PreconditionError):
-        thing.put(b"three", IfMatch=first)
-    with pytest.raises(PreconditionError):
-        thing.delete(first)
-    assert thing.read() == (b"two", second)
+        thing.create(b"two")
+    second = thing.replace(b"two\r\n--", first)
+    assert second != first
+    for refused in (
+        lambda: thing.replace(b"three", first),
+        lambda: thing.replace(b"three", thing.other_tag),
+        lambda: thing.delete(first),
+        lambda: thing.delete(thing.other_tag),
+    ):
+        with pytest.raises(PreconditionError):
+            refused()
+    assert thing.read() == (b"two\r\n--", second)
+    assert list(objects(bucket)) == ["a été/thing#1%20?="]
     thing.delete(second)
     with pytest.raises(FileNotFoundError):
         thing.read()
+    with pytest.raises(PreconditionError):
+        thing.delete(second)
+
+
+@pytest.mark.parametrize("change", ["create", "replace", "delete"])
+def test_of_many_at_once_the_server_lets_one_through(bucket: str, change: str) -> None:
+    for number in range(5):
+        thing = conditional(f"{bucket}/{number}")
+        tag = thing.create(b"there") if change != "create" else ""
+        go, through = threading.Barrier(8), []
+
+        def compete(
+            thing: Conditional = thing, tag: str = tag, go: threading.Barrier = go, through: list = through
+        ) -> None:
+            go.wait()
+            try:
+                if change == "create":
+                    through.append(thing.create(b"mine"))
+                elif change == "replace":
+                    through.append(thing.replace(b"mine", tag))
+                else:
+                    through.append(thing.delete(tag))
+            except PreconditionError:
+                pass
+
+        threads = [threading.Thread(target=compete) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(through) == 1
 
 
 def test_one_of_many_takes_it_and_renews_it(bucket: str, tmp_path: Path) -> None:
@@ -86,7 +128,7 @@ def test_one_of_many_takes_it_and_renews_it(bucket: str, tmp_path: Path) -> None
         assert time.monotonic() < deadline, (inside, refused)
         time.sleep(0.05)
     assert len(inside) == 1
-    renewals = json.loads(Object(f"{bucket}/store/lease.json").read()[0])["renewals"]
+    renewals = json.loads(conditional(f"{bucket}/store/lease.json").read()[0])["renewals"]
     assert renewals > 0
     both.set()
     for thread in threads:
@@ -114,10 +156,10 @@ def test_a_silent_lease_is_taken_over_and_its_holder_publishes_nothing_more(
 def test_a_holder_learns_from_the_server_that_it_was_replaced(bucket: str, tmp_path: Path) -> None:
     uri = f"{bucket}/store"
     with hold(uri, tmp_path / "first") as first:
-        thing = Object(f"{uri}/lease.json")
+        thing = conditional(f"{uri}/lease.json")
         while True:  # between two renewals
             try:
-                thing.put(b'{"host": "elsewhere", "pid": "7", "run": "x"}', IfMatch=thing.read()[1])
+                thing.replace(b'{"host": "elsewhere", "pid": "7", "run": "x"}', thing.read()[1])
                 break
             except PreconditionError:
                 continue
@@ -131,7 +173,7 @@ def test_a_holder_learns_from_the_server_that_it_was_replaced(bucket: str, tmp_p
         _until_lost(first, r"lost its lease \(somebody removed it\)")
 
 
-def _delete(thing: Object) -> None:
+def _delete(thing: Conditional) -> None:
     while True:
         try:
             return thing.delete(thing.read()[1])
@@ -147,19 +189,40 @@ def _until_lost(held: Lease, message: str) -> None:
             time.sleep(0.02)
 
 
+class Changed:
+    """A bucket's object, of which one method does something else."""
+
+    def __init__(self, thing: Conditional, **methods: Callable[..., str]) -> None:
+        self._thing, self._methods = thing, methods
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._methods:
+            return partial(self._methods[name], self._thing)
+        return getattr(self._thing, name)
+
+
 def test_an_answer_lost_on_the_way_loses_no_lease(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The write arrived, its answer did not, and the client wrote again: 412 on one's own lease."""
-    real, calls = Object.put, []
+    calls = []
 
-    def twice(thing: Object, data: bytes, **condition: str) -> str:
-        calls.append(condition)
-        real(thing, data, **condition)
-        return real(thing, data, **condition)
+    def create_twice(thing: Conditional, data: bytes) -> str:
+        calls.append("create")
+        thing.create(data)
+        return thing.create(data)
+
+    def replace_twice(thing: Conditional, data: bytes, tag: str) -> str:
+        calls.append("replace")
+        thing.replace(data, tag)
+        return thing.replace(data, tag)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Object, "put", twice)
+        patch.setattr(
+            lease,
+            "conditional",
+            lambda uri: Changed(conditional(uri), create=create_twice, replace=replace_twice),
+        )
         patch.setattr(lease, "_refuse_without_conditions", lambda *_: None)
         with hold(f"{bucket}/store", tmp_path) as held:
             deadline = time.monotonic() + 60
@@ -168,28 +231,42 @@ def test_an_answer_lost_on_the_way_loses_no_lease(
                 held.check()
                 time.sleep(0.02)
             held.check()
+    assert calls[:2] == ["create", "replace"]
 
 
 def test_a_server_that_ignores_conditions_is_refused(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Object.put
-    for ignored in ("IfNoneMatch", "IfMatch"):
+    def write_anyhow(thing: Conditional, data: bytes, *_: str) -> str:
+        put(thing.uri, data)
+        return thing.read()[1]
 
-        def careless(thing: Object, data: bytes, ignored: str = ignored, **condition: str) -> str:
-            condition.pop(ignored, None)
-            return real(thing, data, **condition)
-
+    for method, condition in {"create": "there is none yet", "replace": "it is still the same"}.items():
+        changed = {method: write_anyhow}
         with monkeypatch.context() as patch:
-            patch.setattr(Object, "put", careless)
+            patch.setattr(lease, "conditional", lambda uri, c=changed: Changed(conditional(uri), **c))
             with (
-                pytest.raises(InputError, match=f"the server ignores {ignored} on PutObject, so two runs"),
-                hold(f"{bucket}/{ignored}", tmp_path),
+                pytest.raises(InputError, match=f"under the condition that {condition} though that does not"),
+                hold(f"{bucket}/{method}", tmp_path),
             ):
                 pass
 
 
-def test_a_copy_of_a_project_is_another_project(bucket: str, tmp_path: Path) -> None:
+def test_a_lease_that_was_silent_is_left_to_run_out(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another may hold it by now, and a server might not check the condition of a deletion."""
+    uri, clock = f"{bucket}/store", [100.0]
+    monkeypatch.setattr(lease, "_clock", lambda: clock[0])
+    with hold(uri, tmp_path, NEVER):
+        clock[0] += 41
+    assert list(objects(uri)) == ["lease.json"]
+    with hold(uri, tmp_path, NEVER):  # the same project's
+        clock[0] += 39
+    assert objects(uri) == {}
+
+
+def test_a_copy_of_a_project_is_another_project(tmp_path: Path) -> None:
     names = set()
     for project in ("one", "copy"):
         (tmp_path / project / "features").mkdir(parents=True)

@@ -1,5 +1,6 @@
-"""The feature store in a bucket keeps all promises of the local one; against a real S3 server on loopback."""
+"""The feature store in a bucket keeps all promises of the local one; against real servers on loopback."""
 
+import asyncio
 import hashlib
 import json
 import os
@@ -8,10 +9,12 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import fsspec
 import numpy as np
 import pytest
+from bucket_helpers import objects, put, remove
 from feature_helpers import (
     PARAMS,
     PROVENANCE,
@@ -22,14 +25,12 @@ from feature_helpers import (
     make_manifest,
     make_video,
 )
-from s3_helpers import objects
 
 from vadclip.config import load_params
 from vadclip.errors import InputError
 from vadclip.features import remote_storage, store
 from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import write_shard
-from vadclip.remote import open_filesystem
 
 MANIFEST = make_manifest(
     [
@@ -49,16 +50,6 @@ def check_rows(folder: Path, cache: Path | None = None) -> None:
     for name, rows in ROWS.items():
         for crop in reader.crops(name):
             np.testing.assert_array_equal(reader.array(name, crop), made_up_rows(name, crop, 0, rows))
-
-
-def put(uri: str, data: bytes) -> None:
-    filesystem, path = open_filesystem(uri)
-    filesystem.pipe_file(path, data)
-
-
-def remove(uri: str) -> None:
-    filesystem, path = open_filesystem(uri)
-    filesystem.rm_file(path)
 
 
 def test_the_rows_are_those_of_a_local_store_and_dvc_gets_only_their_list(
@@ -316,15 +307,20 @@ def test_from_local_to_a_bucket_to_another_and_back_nothing_is_encoded_again(
 def test_a_bucket_that_is_not_there_or_does_not_answer(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(InputError, match=r"s3://nowhere-to-be-found/x/lease.json cannot be written: "):
-        fill(tmp_path, MANIFEST, Runner(), uri="s3://nowhere-to-be-found/x")
+    scheme = bucket.partition(":")[0]
+    nowhere = f"{scheme}://nowhere-to-be-found/x"
+    with pytest.raises(InputError, match=rf"{nowhere}/lease.json cannot be written: .* bucket") as raised:
+        fill(tmp_path, MANIFEST, Runner(), uri=nowhere)
+    assert "http" not in str(raised.value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda _: asyncio.sleep(0)))
     clients = fsspec.get_filesystem_class("s3")
     clients.clear_instance_cache()
     try:
         with pytest.raises(
-            InputError, match=r"cannot be written: bucket-.* does not answer \(Endp"
+            InputError, match=r"cannot be written: bucket-.* does not answer \((Endp|ClientConn)"
         ) as raised:
             fill(tmp_path, MANIFEST, Runner(), uri=f"{bucket}/x")
     finally:
@@ -332,25 +328,41 @@ def test_a_bucket_that_is_not_there_or_does_not_answer(
     assert "secret" not in str(raised.value)
 
 
+ONLY = "conditional writes, which are built for s3:// and gs:// only"
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("gs://bucket/x", "conditional writes, which are built for s3:// only"),
-        ("/mnt/features", "conditional writes, which are built for s3:// only"),
+        ("gcs://bucket/x", ONLY),  # another spelling of one place
+        ("s3a://bucket/x", ONLY),
+        ("/mnt/features", ONLY),
         ("s3://me:secret@bucket/x", "must not hold a name or password"),
-        ("s3://bucket/x?key=secret", "has no [?] and no #"),
+        ("gs://me:secret@bucket/x", "must not hold a name or password"),
+        ("gs://bucket/x?key=secret", "has no [?] and no #"),
+        ("gs://bucket/x#12", "has no [?] and no #"),
         ("s3://bucket/x/../y", "must not hold '..'"),
         ("s3://bucket", "must name a folder: s3://bucket/folder"),
+        ("gs://bucket/", "must name a folder: s3://bucket/folder, gs://bucket/folder"),
+        ("gs://bucket//x", "must name a folder"),
     ],
 )
 def test_addresses_that_are_refused(uri: str, message: str, tmp_path: Path) -> None:
-    text = (Path(__file__).parents[1] / "params.yaml").read_text()
-    (tmp_path / "params.yaml").write_text(
-        text.replace("features_uri: null", f"features_uri: {json.dumps(uri)}")
-    )
     with pytest.raises(InputError, match=message) as raised:
-        load_params(tmp_path / "params.yaml")
+        load_params(with_features_uri(tmp_path / "params.yaml", uri))
     assert "secret" not in str(raised.value)
+
+
+def test_addresses_that_are_taken(tmp_path: Path) -> None:
+    for uri in ("s3://bucket/x", "gs://bucket/x/y/"):
+        params = load_params(with_features_uri(tmp_path / "params.yaml", uri))
+        assert params.execution.features_uri == uri
+
+
+def with_features_uri(path: Path, uri: str) -> Path:
+    text = (Path(__file__).parents[1] / "params.yaml").read_text()
+    path.write_text(text.replace("features_uri: null", f"features_uri: {json.dumps(uri)}"))
+    return path
 
 
 def test_one_crop_more_is_added(bucket: str, tmp_path: Path) -> None:

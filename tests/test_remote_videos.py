@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from bucket_helpers import objects, put, upload
 from conftest import PROJECT
 from extract_helpers import extract_here, extract_params, tiny_clip
 from ingest_helpers import table_params
-from s3_helpers import objects, upload
 from video_helpers import write_video
 
 import vadclip.ingest.probing
@@ -70,11 +70,6 @@ def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], bytes]:
         for video in reader.videos(split)
         for crop in reader.crops(video.video_id)
     }
-
-
-def put(uri: str, data: bytes) -> None:
-    filesystem, path = open_filesystem(uri)
-    filesystem.pipe_file(path, data)
 
 
 def test_the_rows_are_those_of_local_files(

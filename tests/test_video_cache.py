@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from s3_helpers import objects, upload
+from bucket_helpers import objects, upload
 
 from vadclip.errors import InputError
 from vadclip.extract import video_cache

@@ -207,22 +207,26 @@ class ExecutionParams(Section):
     decoder: Literal["decord", "pyav"]
     loader_workers: NonNegativeInt
     features_uri: str | None
-    """s3://bucket/folder that holds the features' shards; null keeps them in features/."""
+    """s3://bucket/folder or gs://bucket/folder of the features' shards; null keeps them in features/."""
     video_cache_gib: PositiveReal
     """Bound of each node's copies of remote videos."""
 
     @model_validator(mode="after")
     def _features_have_a_place(self) -> "ExecutionParams":
         if self.features_uri is not None:
-            if not self.features_uri.startswith("s3://"):
+            # One spelling of a scheme only, no gcs:// or s3a://: two would name one place.
+            if not self.features_uri.startswith(("s3://", "gs://")):
                 raise ValueError(
                     f"execution.features_uri is {shown(self.features_uri)!r}: two runs are kept apart by "
-                    "conditional writes, which are built for s3:// only; null keeps the features in features/"
+                    "conditional writes, which are built for s3:// and gs:// only; null keeps the features "
+                    "in features/"
                 )
             if (fault := folder_fault(self.features_uri)) is not None:
                 raise ValueError(f"execution.features_uri {shown(self.features_uri)}: {fault}")
-            if not re.fullmatch(r"s3://[^/]+(/[^/]+)+/?", self.features_uri):
-                raise ValueError("execution.features_uri must name a folder: s3://bucket/folder")
+            if not re.fullmatch(r"(s3|gs)://[^/]+(/[^/]+)+/?", self.features_uri):
+                raise ValueError(
+                    "execution.features_uri must name a folder: s3://bucket/folder, gs://bucket/folder"
+                )
         return self
 
     @model_validator(mode="after")

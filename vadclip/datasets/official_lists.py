@@ -193,7 +193,8 @@ def _list_files(root: str) -> list[str]:
         filesystem, folder = open_filesystem(root)
         try:
             with plain_faults(root):
-                return [path.removeprefix(folder).lstrip("/") for path in filesystem.find(folder)]
+                files = [path for path in filesystem.find(folder) if not path.endswith("/")]
+                return [path.removeprefix(folder).lstrip("/") for path in files]
         except (OSError, NotImplementedError) as error:
             raise InputError(f"dataset.root {root} cannot be listed: {error}") from None
     if not Path(root).is_dir():

@@ -1,7 +1,7 @@
 """One writer for a store in a bucket: `<uri>/lease.json`, written under conditions that the server checks.
 
-Whoever creates the object (If-None-Match: *) holds the store and rewrites it every few seconds (If-Match), so
-that its tag changes. Who finds it there watches the tag: if it changes, the holder lives and this run is
+Whoever creates the object holds the store and replaces it every few seconds, so that its tag changes (see
+`conditional`). Who finds it there watches the tag: if it changes, the holder lives and this run is
 refused; if it stays for `silence` seconds of the watcher's own monotonic clock, the lease is taken over.
 No two machines' clocks are ever compared. A holder that could not renew for two thirds of that time stops
 before anybody may take over.
@@ -20,16 +20,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vadclip.errors import InputError
+from vadclip.features.conditional import Conditional, PreconditionError, conditional
 from vadclip.files import write_text_atomic
-from vadclip.remote import open_filesystem, plain_faults
 
 LEASE_NAME = "lease.json"
-_FAILED = 412
-_CONFLICT = 409
-_OTHER_TAG = '"00000000000000000000000000000000"'
 _MARGIN = 2 / 3
 
 
@@ -41,59 +37,10 @@ class Times:
     silence: float = 60.0
 
 
-class PreconditionError(Exception):
-    """The object is not what the condition says."""
-
-
-class Object:
-    """One object of an S3 bucket, read and written under conditions."""
-
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-        self._filesystem, path = open_filesystem(uri)
-        bucket, _, key = path.partition("/")
-        self._place = {"Bucket": bucket, "Key": key}
-
-    def read(self) -> tuple[bytes, str]:
-        """Return bytes and tag; FileNotFoundError if it is not there."""
-        # One whole request: bytes and tag belong together.
-        answer = self._call("get_object")
-        with plain_faults(self.uri):
-            body = self._body(answer)
-        return body, str(answer["ETag"])
-
-    def put(self, data: bytes, **condition: str) -> str:
-        """Write under IfNoneMatch or IfMatch and return the new tag; PreconditionError, OSError."""
-        return str(self._call("put_object", Body=data, **condition)["ETag"])
-
-    def delete(self, tag: str) -> None:
-        """Delete if it still is what `tag` says; PreconditionError, OSError."""
-        self._call("delete_object", IfMatch=tag)
-
-    def _call(self, method: str, **arguments: Any) -> Any:
-        with plain_faults(self.uri):
-            try:
-                return self._filesystem.call_s3(method, **self._place, **arguments)
-            except OSError as error:
-                response = getattr(error.__cause__, "response", None) or {}
-                if response.get("ResponseMetadata", {}).get("HTTPStatusCode") in (_FAILED, _CONFLICT):
-                    raise PreconditionError from None
-                raise
-
-    def _body(self, answer: Any) -> bytes:
-        from fsspec.asyn import sync
-
-        async def read() -> bytes:
-            async with answer["Body"] as stream:
-                return bytes(await stream.read())
-
-        return bytes(sync(self._filesystem.loop, read))
-
-
 class Lease:
     """Held until `release`; `check` before each step that others would see."""
 
-    def __init__(self, lease: Object, holder: dict[str, str], tag: str, times: Times) -> None:
+    def __init__(self, lease: Conditional, holder: dict[str, str], tag: str, times: Times) -> None:
         self._object, self._holder, self._tag, self._times = lease, holder, tag, times
         self._renewed_at = _clock()
         self._renewals = 0
@@ -104,8 +51,7 @@ class Lease:
 
     def check(self) -> None:
         """Raise InputError if somebody else may be writing here now."""
-        silent = _clock() - self._renewed_at
-        if self._lost is None and silent > self._times.silence * _MARGIN:
+        if self._lost is None and (silent := self._silence()) > self._times.silence * _MARGIN:
             self._lost = f"it could not be renewed for {silent:.0f} s"
         if self._lost is not None:
             raise InputError(
@@ -117,17 +63,20 @@ class Lease:
         """End the renewals and give the lease back, if it still is ours."""
         self._ended.set()
         self._thread.join()
-        if self._lost is None:
+        if self._lost is None and self._silence() <= self._times.silence * _MARGIN:
             try:
                 self._object.delete(self._tag)
             except (PreconditionError, OSError):
                 return  # it runs out by itself
 
+    def _silence(self) -> float:
+        return _clock() - self._renewed_at
+
     def _renew_until_ended(self) -> None:
         while not self._ended.wait(self._times.renew) and self._lost is None:
             started = _clock()
             try:
-                self._tag = self._object.put(_content(self._holder, self._renewals + 1), IfMatch=self._tag)
+                self._tag = self._object.replace(_content(self._holder, self._renewals + 1), self._tag)
             except (PreconditionError, FileNotFoundError):
                 self._tag = self._own_tag() or self._tag
                 continue  # ours after all: when it was written is not known, so the next renewal counts
@@ -161,7 +110,7 @@ def hold_lease(
     Raises InputError if another run holds it, the server does not check conditions, or it does not answer.
     """
     times = times or Times()
-    lease = Object(f"{uri}/{LEASE_NAME}")
+    lease = conditional(f"{uri}/{LEASE_NAME}")
     holder = {
         "host": socket.gethostname(),
         "pid": str(os.getpid()),
@@ -180,12 +129,12 @@ def hold_lease(
         held.release()
 
 
-def _take(lease: Object, holder: dict[str, str], times: Times, tell: Callable[[str], None]) -> str:
+def _take(lease: Conditional, holder: dict[str, str], times: Times, tell: Callable[[str], None]) -> str:
     content = _content(holder, 0)
     seen, since, told = "", 0.0, False
     while True:
         try:
-            return lease.put(content, IfNoneMatch="*")
+            return lease.create(content)
         except PreconditionError:
             pass
         try:
@@ -205,7 +154,7 @@ def _take(lease: Object, holder: dict[str, str], times: Times, tell: Callable[[s
         dead = other.get("project") == holder["project"]
         if dead or _clock() - since > times.silence:
             try:
-                return lease.put(content, IfMatch=tag)
+                return lease.replace(content, tag)
             except (PreconditionError, FileNotFoundError):
                 continue
         if not told:
@@ -217,16 +166,22 @@ def _take(lease: Object, holder: dict[str, str], times: Times, tell: Callable[[s
         _sleep(min(1.0, times.renew / 4))
 
 
-def _refuse_without_conditions(lease: Object, holder: dict[str, str]) -> None:
+def _refuse_without_conditions(lease: Conditional, holder: dict[str, str]) -> None:
     """A server that ignores conditions would let two runs write: both must fail on what is there now."""
-    for condition in ({"IfNoneMatch": "*"}, {"IfMatch": _OTHER_TAG}):
+    content = _content(holder, 0)
+    tries: dict[str, Callable[[], str]] = {
+        "that there is none yet": lambda: lease.create(content),
+        "that it is still the same": lambda: lease.replace(content, lease.other_tag),
+    }
+    for condition, write in tries.items():
         try:
-            lease.put(_content(holder, 0), **condition)
+            write()
         except PreconditionError:
             continue
         raise InputError(
-            f"{lease.uri}: the server ignores {next(iter(condition))} on PutObject, so two runs could write "
-            "at once: take one that has conditional writes, such as Amazon S3"
+            f"{lease.uri}: the server writes an object under the condition {condition} though that does not "
+            "hold, so two runs could write at once: take one that has conditional writes, such as Amazon S3 "
+            "or Google Cloud Storage"
         )
 
 

@@ -17,7 +17,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +197,8 @@ class RemoteStorage:
 
     def _delete(self, name: str) -> None:
         self._lease.check()
-        with self._faults():
+        # It may be gone already: Google's store says so of a request that was sent twice.
+        with self._faults(), suppress(FileNotFoundError):
             self._filesystem.rm_file(self._at(name))
 
     def _mirror(self, name: str, entry: dict[str, Any]) -> None:
