@@ -18,6 +18,7 @@ from feature_helpers import (
     Runner,
     contents,
     fill,
+    index_rows,
     made_up_rows,
     make_manifest,
     make_video,
@@ -26,7 +27,7 @@ from s3_helpers import objects
 
 from vadclip.config import load_params
 from vadclip.errors import InputError
-from vadclip.features import remote_storage, store
+from vadclip.features import merge, remote_storage
 from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import write_shard
 from vadclip.remote import open_filesystem
@@ -217,7 +218,7 @@ def test_another_provenance_never_mixes_and_comes_back(bucket: str, tmp_path: Pa
 def test_many_shards_and_videos_that_come_and_go(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", 90 * 8 * 2)
+    monkeypatch.setattr(merge, "SHARD_BYTES", 90 * 8 * 2)
     uri = f"{bucket}/store"
     fill(tmp_path, MANIFEST, Runner(), uri=uri)
     names = set(objects(uri))
@@ -261,7 +262,8 @@ def test_only_the_driver_publishes_what_was_asked_for(bucket: str, tmp_path: Pat
     }.items():
         runner = Wrong()
         runner.kind = kind
-        (row,) = fill(tmp_path, manifest, runner, uri=uri).rows
+        fill(tmp_path, manifest, runner, uri=uri)
+        (row,) = index_rows(tmp_path)
         assert error in str(row.error)
         assert json.loads((tmp_path / "features" / "store.json").read_text())["shards"] == []
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import PROJECT
 from extract_helpers import extract_here, extract_params, tiny_clip
+from feature_helpers import index_rows
 from ingest_helpers import table_params
 from s3_helpers import objects, upload
 from video_helpers import write_video
@@ -137,16 +138,16 @@ def test_an_object_that_changed_after_ingest_is_no_lasting_fault(
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
     good = objects(f"{bucket}/set")["a.mp4"]
     put(f"{bucket}/set/a.mp4", good[:-100])
-    filled, _ = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
-    rows = {row.video_id: row for row in filled.rows}
+    extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
+    rows = {row.video_id: row for row in index_rows(tmp_path)}
     assert rows["a"].error == (
         "what was fetched is not what ingest saw: it changed since, or the transfer was cut; run the ingest "
         "stage again"
     )
     put(f"{bucket}/set/a.mp4", good)
-    filled, runner = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
+    _, runner = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params)
     assert [part.video_id for unit in runner.units for part in unit.slices] == ["a"]
-    assert {row.video_id: row.rows for row in filled.rows}["a"] == 4
+    assert {row.video_id: row.rows for row in index_rows(tmp_path)}["a"] == 4
 
 
 def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
@@ -160,8 +161,8 @@ def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
     monkeypatch.setattr(worker, "default_cache", lambda limit: default_cache(10))
     upload(corpus, f"{bucket}/set")
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
-    filled, _ = extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5)
-    assert [row.rows for row in filled.rows if row.status == "ok"] == [4, 12, 2]
+    extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5)
+    assert [row.rows for row in index_rows(tmp_path) if row.status == "ok"] == [4, 12, 2]
     assert len(list(cache.glob("*.video"))) == 1  # the one that was read last
 
 

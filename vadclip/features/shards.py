@@ -31,9 +31,10 @@ from vadclip.features.provenance import Provenance
 from vadclip.files import sha256_file
 
 _PROVENANCE_KEY, _BLOCKS_KEY = b"vadclip.provenance", b"vadclip.blocks"
-_ROW_GROUP_BYTES = 8 * 2**20
+_ROW_GROUP_BYTES = 2 * 2**20  # of embeddings; writing a group takes ten times that
 HASH_DIGITS = 16
 _DECODED_GROUPS = 4
+_PAGE_HEADER_BYTES = 256
 _THRIFT_INTEGER, _THRIFT_STRUCT, _DATA_PAGE_HEADER = 5, 12, 5
 
 
@@ -132,6 +133,7 @@ class Shard:
         self._block_ends = list(accumulate(block.rows for block in self.blocks))
         if (self._group_ends or [0])[-1] != (self._block_ends or [0])[-1]:
             raise InputError(f"{path} holds other rows than it says")
+        self._starts: dict[int, int | None] = {}
         self._mapped: dict[int, NDArray[np.float16]] = {}
         self._decoded: dict[int, NDArray[np.float16]] = {}
 
@@ -146,13 +148,27 @@ class Shard:
 
     def rows(self, number: int) -> NDArray[np.float16]:
         """Return embeddings_RD of block `number`: a read-only view of the mapped file."""
-        stop = self._block_ends[number]
-        start = stop - self.blocks[number].rows
+        group, start, stop = self._place(number)
         if start == stop:
             return np.empty((0, self.provenance.embed_dim), np.float16)
+        return self._group(group)[start:stop]
+
+    def read(self, number: int) -> NDArray[np.float16]:
+        """Return what `rows` does, read from the file: mapped pages would stay in this process's memory."""
+        group, start, stop = self._place(number)
+        width = self.provenance.embed_dim
+        if start == stop or (at := self._plain_start(group)) is None:
+            return self.rows(number)
+        values = np.fromfile(self.path, np.float16, (stop - start) * width, offset=at + 2 * width * start)
+        return values.reshape(-1, width)
+
+    def _place(self, number: int) -> tuple[int, int, int]:
+        """Return the row group of a block, and which of its rows [start, stop) the block is."""
+        stop = self._block_ends[number]
+        start = stop - self.blocks[number].rows
         group = bisect_right(self._group_ends, start)
         first = self._group_ends[group - 1] if group else 0
-        return self._group(group)[start - first : stop - first]
+        return group, start - first, stop - first
 
     def __getstate__(self) -> dict[str, object]:
         # Maps and footers do not travel to loader processes; the file is opened again there.
@@ -170,12 +186,9 @@ class Shard:
         if number in self._mapped:
             return self._mapped[number]
         width = self.provenance.embed_dim
-        group = self._metadata.row_group(number)
-        column = group.column(group.num_columns - 1)
-        start, end = column.data_page_offset, column.data_page_offset + column.total_compressed_size
-        values = group.num_rows * width
-        if column.compression == "UNCOMPRESSED" and _is_plain_page(self._bytes, start, values):
-            self._mapped[number] = self._bytes[end - 2 * values : end].view(np.float16).reshape(-1, width)
+        if (at := self._plain_start(number)) is not None:
+            end = at + 2 * width * self._metadata.row_group(number).num_rows
+            self._mapped[number] = self._bytes[at:end].view(np.float16).reshape(-1, width)
             return self._mapped[number]
         decoded = self._decoded.get(number)  # kept in hand: another thread may clear the cache meanwhile
         if decoded is None:  # written by another Parquet library, or compressed since
@@ -186,19 +199,34 @@ class Shard:
             self._decoded[number] = decoded = flat.reshape(-1, width)
         return decoded
 
+    def _plain_start(self, number: int) -> int | None:
+        """Where a row group's embeddings begin in the file; None if they do not lie there as they are."""
+        if number not in self._starts:
+            group = self._metadata.row_group(number)
+            column = group.column(group.num_columns - 1)
+            values = group.num_rows * self.provenance.embed_dim
+            with open(self.path, "rb") as file:
+                file.seek(column.data_page_offset)
+                header = file.read(_PAGE_HEADER_BYTES)
+            plain = column.compression == "UNCOMPRESSED" and _is_plain_page(header, values)
+            end = column.data_page_offset + column.total_compressed_size
+            self._starts[number] = end - 2 * values if plain else None
+        return self._starts[number]
 
-def _is_plain_page(data: NDArray[np.uint8], at: int, values: int) -> bool:
+
+def _is_plain_page(header: bytes, values: int) -> bool:
     """Whether a column chunk is one version 1 data page of `values` plainly encoded values.
 
-    Reads the page header at `at` (Thrift compact protocol): field 1 type, 2 and 3 sizes, 4 checksum, then 5,
+    Reads the page header (Thrift compact protocol): field 1 type, 2 and 3 sizes, 4 checksum, then 5,
     the data page header, which starts with the number of values and their encoding (0 = plain).
     """
+    at = 0
 
     def integer() -> int:
         nonlocal at
         value, shift = 0, 0
         while True:
-            byte = int(data[at])
+            byte = header[at]
             at += 1
             value |= (byte & 127) << shift
             if byte < 128:
@@ -206,26 +234,29 @@ def _is_plain_page(data: NDArray[np.uint8], at: int, values: int) -> bool:
             shift += 7
 
     field = 0
-    while True:
-        delta, kind = divmod(int(data[at]), 16)
+    try:
+        while True:
+            delta, kind = divmod(header[at], 16)
+            at += 1
+            field += delta
+            if kind == _THRIFT_INTEGER and field < _DATA_PAGE_HEADER:
+                integer()
+            elif kind == _THRIFT_STRUCT and field == _DATA_PAGE_HEADER:
+                break
+            else:
+                return False
         at += 1
-        field += delta
-        if kind == _THRIFT_INTEGER and field < _DATA_PAGE_HEADER:
-            integer()
-        elif kind == _THRIFT_STRUCT and field == _DATA_PAGE_HEADER:
-            break
-        else:
-            return False
-    at += 1
-    count = integer()
-    at += 1
-    return count == values and integer() == 0
+        count = integer()
+        at += 1
+        return count == values and integer() == 0
+    except IndexError:  # no header that a writer would write
+        return False
 
 
 def _row_groups(
     blocks: Sequence[Block], arrays: Iterable[NDArray[np.float16]], width: int
 ) -> Iterator[pa.RecordBatch]:
-    """Gather whole blocks into row groups of a few MB, so that a block never spans two."""
+    """Gather whole blocks into row groups, so that a block never spans two."""
     gathered: list[tuple[Block, NDArray[np.float16]]] = []
     size = 0
     for block, array_RD in zip(blocks, arrays, strict=True):
