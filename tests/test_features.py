@@ -146,6 +146,31 @@ def test_blocks_over_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
         np.testing.assert_array_equal(shard.rows(number), array)
 
 
+@pytest.mark.parametrize("options", [None, {"compression": "zstd", "row_group_size": 20}])
+def test_a_long_block_is_divided_among_row_groups(
+    options: dict | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing a row group takes ten times its size, so that of a video of hours must not be one."""
+    monkeypatch.setattr(shards, "_LONG_BLOCK_BYTES", 30 * WIDTH * 2)
+    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 30 * WIDTH * 2)
+    rows = [7, 100, 30, 5]
+    blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h", "") for number, count in enumerate(rows)]
+    arrays = [made_up_rows(block.video_id, 0, 7, 7 + block.rows) for block in blocks]
+    path = write_shard(tmp_path, "part", PROVENANCE, blocks, arrays)
+    groups = pq.read_metadata(path)
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [
+        37, 30, 30, 40, 5,
+    ]  # fmt: skip
+    if options is not None:
+        pq.write_table(pq.read_table(path), path, use_dictionary=False, **options)
+    shard = Shard(path)
+    for number, array in enumerate(arrays):
+        np.testing.assert_array_equal(shard.read(number), array)
+        np.testing.assert_array_equal(shard.rows(number), array)
+    snippets = pq.read_table(path).column("snippet").to_pylist()
+    assert snippets == [7 + snippet for count in rows for snippet in range(count)]
+
+
 def test_a_reader_travels_to_loader_processes(tmp_path: Path) -> None:
     fill(tmp_path, MANIFEST, Runner())
     reader = FeatureReader(tmp_path / "features", MANIFEST)
