@@ -4,8 +4,8 @@
 
 The actor: ten crops of 320x240 H.264 videos of growing length, read and resized as an actor does, with an
 encoder that only makes up rows, so that what is measured stands beside torch and the model. The driver: a
-manifest of growing length through `fill_store`, with workers that write shards and decode nothing. Each line
-is the peak of a process of its own.
+manifest of growing length through `fill_store` and Ray, with workers that write shards and decode nothing.
+Each line is the peak of a process of its own.
 """
 
 import argparse
@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vadclip.config import ExtractParams
-from vadclip.extract.fill import fill_store
+from vadclip.extract.fill import RunUnits, fill_store
 from vadclip.extract.slices import OpenVideo, extract
-from vadclip.extract.units import Unit, plan_units
-from vadclip.extract.work import Outcome
+from vadclip.extract.units import Unit, plan_units, split_unit
+from vadclip.extract.work import Outcome, PoolOptions, Tasks
 from vadclip.extract.worker import UnitReport
 from vadclip.features.coverage import Gap
 from vadclip.features.provenance import Provenance
@@ -38,7 +39,7 @@ from vadclip.features.shards import write_shard
 from vadclip.features.store import FeatureStore
 from vadclip.files import write_text_atomic
 from vadclip.labels import Classes
-from vadclip.manifest import Manifest, Video
+from vadclip.manifest import Manifest, ManifestFile, Video, write_manifest
 from vadclip.video.reader import probe
 
 RESULT = Path("benchmarks/results/memory.json")
@@ -71,9 +72,10 @@ def main() -> None:
     write_text_atomic(RESULT, json.dumps({"benchmark": "memory", "figures": figures}, indent=2) + "\n")
 
 
-def in_a_process(kind: str, size: int) -> dict[str, Any]:
-    """Measure one line of the table in a fresh process."""
-    command = [sys.executable, "-c", f"from benchmarks.memory import *\nprint(json.dumps({kind}({size})))"]
+def in_a_process(function: str, arguments: object) -> dict[str, Any]:
+    """Call a function of this module in a fresh process: one line of the table, mostly."""
+    call = f"from benchmarks.memory import *\nprint(json.dumps({function}({arguments})))"
+    command = [sys.executable, "-c", call]
     run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     figure: dict[str, Any] = json.loads(run.stdout.splitlines()[-1])
     return figure
@@ -99,19 +101,12 @@ def actor(minutes: int) -> dict[str, Any]:
         return measured("actor", f"{minutes} min", started, before)
 
 
-def driver(count: int) -> dict[str, Any]:
-    """A store filled with `count` short videos, then opened again with nothing to do."""
+def write_made_up_manifest(path: str, count: int) -> dict[str, Any]:
+    """Write a manifest of short videos; in a process of its own, since this needs them all in memory."""
     classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        before, started = rss_mb(), time.perf_counter()
-        videos = tuple(made_up_video(f"video{number:06d}", 32) for number in range(count))
-        manifest = Manifest("table", "videos", classes, videos)
-        params = ExtractParams(frames_per_snippet=1, train_crops=1, test_crop=0, max_failed_fraction=0.0)
-        for _ in range(2):
-            store = FeatureStore(folder / "features", folder / ".cache", PROVENANCE)
-            fill_store(store, manifest, "/videos", params, unit_images=UNIT_IMAGES, run_units=run_made_up)
-        return measured("driver", f"{count:,} videos", started, before)
+    videos = tuple(made_up_video(f"video{number:06d}", 32) for number in range(count))
+    write_manifest(Manifest("table", "videos", classes, videos), Path(path))
+    return {}
 
 
 def measured(process: str, size: str, started: float, before: float) -> dict[str, Any]:
@@ -151,19 +146,57 @@ class MadeUpEncoder:
         return np.zeros((len(frames_NHW3), len(crops), WIDTH), np.float32)
 
 
-def run_made_up(
-    units: Sequence[Unit], folder: Path, **callbacks: Any
-) -> Generator[Outcome[Unit, UnitReport], None, None]:
-    """Write shards of zeros for units, as the actors' reports come to the driver."""
-    for unit in units:
+class MadeUpWorker:
+    """Writes shards of zeros for units."""
+
+    def __init__(self, folder: str, files: Mapping[str, str]) -> None:
+        self._folder = Path(folder)
+
+    def run(self, unit: Unit, beat: Callable[[float], None]) -> UnitReport:
+        """Do one unit."""
         blocks = [
             part.block(crop, rows=part.stop - part.start, frames=part.num_frames, decoder="none")
             for part in unit.slices
             for crop in part.crops
         ]
         arrays = [np.zeros((block.rows, WIDTH), np.float16) for block in blocks]
-        shard = write_shard(folder, "part", PROVENANCE, blocks, arrays)
-        yield Outcome(unit, UnitReport(str(shard), (), {}, {"images": unit.images}), None)
+        shard = write_shard(self._folder, "part", PROVENANCE, blocks, arrays)
+        beat(unit.images)
+        return UnitReport(str(shard), (), {}, {"images": unit.images})
+
+
+def on_ray(units: Tasks[Unit], folder: Path, **callbacks: Any) -> Generator[Outcome[Unit, UnitReport]]:
+    """Have two actors do the units."""
+    from vadclip.extract.pool import Pool
+
+    options = PoolOptions(None, 2, 0.5, 0, max_attempts=1, stall_seconds=60)
+    with Pool(partial(MadeUpWorker, str(folder)), options) as pool:
+        yield from pool.run(units, split=split_unit, **callbacks)
+
+
+def in_this_process(
+    units: Tasks[Unit], folder: Path, *, progress: Callable[[float], None], **callbacks: Any
+) -> Generator[Outcome[Unit, UnitReport]]:
+    """Do the units where the driver is."""
+    worker = MadeUpWorker(str(folder), {})
+    for unit in units:
+        yield Outcome(unit, worker.run(unit, progress), None)
+
+
+def driver(count: int, run_units: RunUnits = on_ray) -> dict[str, Any]:
+    """A store filled with `count` short videos, then opened again with nothing to do."""
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        path = folder / "manifest.parquet"
+        in_a_process("write_made_up_manifest", f"'{path}', {count}")
+        before, started = rss_mb(), time.perf_counter()
+        params = ExtractParams(frames_per_snippet=1, train_crops=1, test_crop=0, max_failed_fraction=0.0)
+        for _ in range(2):
+            store = FeatureStore(folder / "features", folder / ".cache", PROVENANCE)
+            fill_store(
+                store, ManifestFile(path), "/videos", params, unit_images=UNIT_IMAGES, run_units=run_units
+            )
+        return measured("driver", f"{count:,} videos", started, before)
 
 
 def write_long_video(path: Path, minutes: int, size: tuple[int, int] = (320, 240)) -> Path:

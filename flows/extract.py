@@ -7,13 +7,14 @@ from pathlib import Path
 from flows import run_stage
 from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
-from vadclip.extract.fill import check_budget, fill_store, summary
+from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import run_units
 from vadclip.features.provenance import Provenance
 from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore, lock
 from vadclip.files import write_text_atomic
-from vadclip.manifest import dataset_root, read_manifest
+from vadclip.manifest import ManifestFile, dataset_root
+from vadclip.scratch import scratch_faults
 
 MANIFEST, FEATURES, METRICS = Path("manifest.parquet"), Path("features"), Path("extract_metrics.json")
 CACHE = Path(".cache")
@@ -22,14 +23,18 @@ CACHE = Path(".cache")
 def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
-    manifest = read_manifest(MANIFEST)
+    manifest = ManifestFile(MANIFEST)
     clip = identify_clip(params.clip, CACHE)
     if manifest.source == "videos":
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
         provenance = Provenance.imported(clip.embed_dim)
     place = params.execution.features_uri
-    with lock(FEATURES), open_storage(FEATURES, CACHE, place, tell=print) as storage:
+    with (
+        scratch_faults(),
+        lock(FEATURES),
+        open_storage(FEATURES, CACHE, place, tell=print) as storage,
+    ):
         filled = fill_store(
             FeatureStore(FEATURES, CACHE, provenance, tell=print, storage=storage),
             manifest,
@@ -39,8 +44,8 @@ def main() -> None:
             run_units=partial(run_units, params, provenance),
         )
     write_text_atomic(METRICS, json.dumps(filled.metrics(), indent=2) + "\n")
-    print(f"extract: {summary(filled)}")
-    check_budget(filled.rows, params.extract.max_failed_fraction)
+    print(f"extract: {filled.summary()}")
+    filled.check_budget(params.extract.max_failed_fraction)
 
 
 if __name__ == "__main__":

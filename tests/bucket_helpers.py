@@ -61,6 +61,16 @@ def put(uri: str, data: bytes) -> None:
     filesystem.pipe_file(path, data)
 
 
+def make_folder(uri: str) -> None:
+    """Write the empty object `<folder>/` by which consoles show a folder."""
+    filesystem, path = open_filesystem(uri)
+    bucket, _, key = path.partition("/")
+    if uri.startswith("s3:"):
+        filesystem.call_s3("put_object", Bucket=bucket, Key=f"{key}/", Body=b"")
+    else:
+        filesystem.pipe_file(f"{path}/", b"")
+
+
 def remove(uri: str) -> None:
     """Delete one object."""
     filesystem, path = open_filesystem(uri)

@@ -8,7 +8,8 @@ from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
 
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams, ExtractParams
-from vadclip.extract.fill import Filled, fill_store
+from vadclip.extract.fill import fill_store
+from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
 from vadclip.extract.work import Outcome
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
@@ -70,5 +71,7 @@ def extract_here(
     runner = LocalRunner(clip, provenance, decoder)
     with open_storage(folder / "features", folder / ".cache", uri, print) as storage:
         store = FeatureStore(folder / "features", folder / ".cache", provenance, print, storage)
-        filled = fill_store(store, manifest, str(root), params, unit_images=unit_images, run_units=runner)
+        filled = fill_store(
+            store, manifest.videos, str(root), params, unit_images=unit_images, run_units=runner
+        )
     return filled, runner

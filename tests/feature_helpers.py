@@ -1,20 +1,22 @@
 """Feature stores filled with made-up rows that tell their own video, crop and snippet."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from vadclip.config import ExtractParams
-from vadclip.extract.fill import Filled, fill_store
+from vadclip.extract.fill import fill_store
 from vadclip.extract.slices import Extracted
+from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.work import Outcome
+from vadclip.extract.work import Outcome, Tasks
 from vadclip.extract.worker import leave_shard
 from vadclip.features.failures import Failure
 from vadclip.features.lease import Times
 from vadclip.features.provenance import Provenance
+from vadclip.features.reader import IndexRow, read_index
 from vadclip.features.remote_storage import open_storage
 from vadclip.features.store import FeatureStore, lock
 from vadclip.labels import Classes
@@ -72,7 +74,7 @@ class Runner:
         self.units: list[Unit] = []
 
     def __call__(
-        self, units: Sequence[Unit], folder: Path | str, **callbacks: object
+        self, units: Tasks[Unit], folder: Path | str, **callbacks: object
     ) -> Generator[Outcome, None, None]:
         for number, unit in enumerate(self.order(list(units))):
             if number == self.stop_after:
@@ -119,7 +121,14 @@ def fill(
     features, cache = folder / "features", folder / ".cache"
     with lock(features), open_storage(features, cache, uri, tell, times) as storage:
         store = FeatureStore(features, cache, provenance, tell, storage)
-        return fill_store(store, manifest, "/videos", params, unit_images=unit_images, run_units=runner)
+        return fill_store(
+            store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner
+        )
+
+
+def index_rows(folder: Path) -> tuple[IndexRow, ...]:
+    """Rows of the index in `folder`/features."""
+    return read_index(folder / "features")[0]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

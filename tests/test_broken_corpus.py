@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extract_helpers import extract_here, extract_params, tiny_clip
+from feature_helpers import index_rows
 from ingest_helpers import table_params
 from video_helpers import declare_frames, rotate_mp4, truncate, write_audio, write_video
 
 from vadclip.config import IngestParams
 from vadclip.errors import InputError
-from vadclip.extract.fill import check_budget
-from vadclip.features.reader import FeatureReader, read_index
+from vadclip.features.reader import FeatureReader
 from vadclip.ingest.rows import ingest
 
 UNREADABLE = "FFmpeg cannot read it as a video (invalid data found when processing input)"
@@ -108,12 +108,11 @@ def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
         filled, runner = extract_here(
             folder, manifest, corpus, clip, extract_params(train_crops=1), decoder=decoder, unit_images=8
         )
-        rows = {row.video_id: row for row in filled.rows}
+        rows = {row.video_id: row for row in index_rows(folder)}
         ended = {name: rows[by_name[name].video_id] for name in CORPUS}
         assert {name: (row.status, row.rows, row.error) for name, row in ended.items()} == {
             name: (case.status, case.rows, case.error) for name, case in CORPUS.items()
         }
-        assert read_index(folder / "features")[0] == filled.rows
         # What ingest has found unusable is not even tried.
         tried = {part.video_id for unit in runner.units for part in unit.slices}
         assert tried == {by_name[name].video_id for name, case in CORPUS.items() if case.rows}
@@ -125,9 +124,9 @@ def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
             video.video_id: reader.array(video.video_id, 0).tobytes() for video in reader.videos("train")
         }
         failures = [name for name, case in CORPUS.items() if case.status == "failed"]
-        check_budget(filled.rows, 0.3)
+        filled.check_budget(0.3)
         with pytest.raises(InputError, match=rf"{len(failures)} of {len(CORPUS)} videos failed") as raised:
-            check_budget(filled.rows, 0.2)
+            filled.check_budget(0.2)
         assert all(by_name[name].video_id in str(raised.value) for name in failures)
     assert stores["decord"] == stores["pyav"]
 
@@ -143,8 +142,8 @@ def test_a_good_file_that_breaks_between_ingest_and_extraction(tmp_path: Path) -
     (tmp_path / "videos" / "emptied.mp4").write_bytes(b"")
     write_video(tmp_path / "videos" / "shorter.mp4", 20)
     clip = tiny_clip(tmp_path / "clip")
-    filled, _ = extract_here(tmp_path, manifest, tmp_path / "videos", clip, extract_params(train_crops=1))
-    assert {row.video_id: (row.rows, row.error) for row in filled.rows} == {
+    extract_here(tmp_path, manifest, tmp_path / "videos", clip, extract_params(train_crops=1))
+    assert {row.video_id: (row.rows, row.error) for row in index_rows(tmp_path)} == {
         "gone": (0, "there is no such file"),
         "emptied": (0, "the file is empty"),
         "shorter": (

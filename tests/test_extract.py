@@ -19,13 +19,14 @@ import torch
 import yaml
 from clip_helpers import tiny_config
 from extract_helpers import extract_here, extract_params, tiny_clip
-from feature_helpers import contents, make_manifest, make_video
+from feature_helpers import contents, index_rows, make_manifest, make_video
 from safetensors.torch import load_file
 from video_helpers import rotate_mp4, write_video
 
 from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
 from vadclip.errors import InputError
+from vadclip.extract.plan import Plan
 from vadclip.extract.slices import OpenVideo, extract, frame_numbers
 from vadclip.extract.units import Slice, Unit, plan_units, split_unit
 from vadclip.extract.worker import ExtractWorker, WorkerSettings
@@ -178,7 +179,7 @@ def test_units_are_cut_packed_and_sorted() -> None:
         *[(video, f"/v/{video.video_id}", Gap((0, 1), 0, video.num_snippets)) for video in [long, *small]],
         (other, "/v/other", Gap((5,), 2, 7)),
     ]
-    units = plan_units(gaps, frames_per_snippet=1, unit_images=20)
+    units = list(Plan(plan_units(gaps, frames_per_snippet=1, unit_images=20)))
     assert [unit.images for unit in units] == [20] * 10 + [18, 12, 5]
     assert [(part.start, part.stop) for unit in units[:10] for part in unit.slices] == [
         (start, start + 10) for start in range(0, 100, 10)
@@ -188,9 +189,9 @@ def test_units_are_cut_packed_and_sorted() -> None:
         ("other", (5,), 2, 7)
     ]
     # 16 frames a snippet; one snippet is never cut.
-    units = plan_units([gaps[-1]], frames_per_snippet=16, unit_images=20)
+    units = list(plan_units([gaps[-1]], frames_per_snippet=16, unit_images=20))
     assert [(unit.images, unit.slices[0].start) for unit in units] == [(16, start) for start in range(2, 7)]
-    assert plan_units([], frames_per_snippet=1, unit_images=20) == []
+    assert list(plan_units([], frames_per_snippet=1, unit_images=20)) == []
 
 
 def test_a_unit_splits_into_single_videos() -> None:
@@ -419,9 +420,9 @@ def test_a_stage_killed_in_mid_run_goes_on_and_ends_the_same(project: Path) -> N
 
     params = load_params(project / "params.yaml")
     manifest, root = read_manifest(project / "manifest.parquet"), Path(dataset_root(params.dataset))
-    filled, runner = extract_here(project, manifest, root, params.clip, params.extract, unit_images=15)
+    _, runner = extract_here(project, manifest, root, params.clip, params.extract, unit_images=15)
     assert len(runner.units) == 36 - kept
-    assert sum(row.rows * len(row.crops) for row in filled.rows) == 36 * 3 * 5
+    assert sum(row.rows * len(row.crops) for row in index_rows(project)) == 36 * 3 * 5
     extract_here(project / "quiet", manifest, root, params.clip, params.extract, unit_images=100)
     before = contents(project / "features")
     assert contents(project / "quiet" / "features") == before

@@ -19,15 +19,15 @@ from feature_helpers import (
     Runner,
     contents,
     fill,
+    index_rows,
     made_up_rows,
     make_manifest,
     make_video,
 )
 
 from vadclip.errors import InputError
-from vadclip.extract.fill import check_budget, summary
 from vadclip.extract.work import Outcome
-from vadclip.features import shards, store
+from vadclip.features import merge, shards
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader, feature_fingerprint, read_index
 from vadclip.features.shards import Block, Shard, write_shard
@@ -82,7 +82,7 @@ def test_a_run_fills_the_store_and_readers_find_every_row(tmp_path: Path) -> Non
         "run_seconds_total": pytest.approx(0, abs=5),
         "run_images_per_second": pytest.approx(492 / filled.seconds["total"], rel=0.01),
     }  # fmt: skip
-    assert summary(filled).startswith("4 videos with 492 rows, 1 failed, 1 too short; 492 images in ")
+    assert filled.summary().startswith("4 videos with 492 rows, 1 failed, 1 too short; 492 images in ")
     # No unit of more than 50 images but one of a single snippet; the largest come first.
     sizes = [unit.images for unit in runner.units]
     assert sizes == sorted(sizes, reverse=True)
@@ -127,6 +127,7 @@ def test_a_shard_with_another_layout_is_read_all_the_same(options: dict, tmp_pat
     shard = Shard(path)
     for crop in range(3):
         np.testing.assert_array_equal(shard.rows(crop), arrays[crop])
+        np.testing.assert_array_equal(shard.read(crop), arrays[crop])
     assert not shard.intact()
 
 
@@ -139,7 +140,35 @@ def test_blocks_over_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert shard.blocks == tuple(blocks)
     assert shard._metadata.num_row_groups > 2
     for number, array in enumerate(arrays):
+        np.testing.assert_array_equal(shard.read(number), array)
+    assert "_bytes" not in vars(shard)  # nothing was mapped
+    for number, array in enumerate(arrays):
         np.testing.assert_array_equal(shard.rows(number), array)
+
+
+@pytest.mark.parametrize("options", [None, {"compression": "zstd", "row_group_size": 20}])
+def test_a_long_block_is_divided_among_row_groups(
+    options: dict | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing a row group takes ten times its size, so that of a video of hours must not be one."""
+    monkeypatch.setattr(shards, "_LONG_BLOCK_BYTES", 30 * WIDTH * 2)
+    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 30 * WIDTH * 2)
+    rows = [7, 100, 30, 5]
+    blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h", "") for number, count in enumerate(rows)]
+    arrays = [made_up_rows(block.video_id, 0, 7, 7 + block.rows) for block in blocks]
+    path = write_shard(tmp_path, "part", PROVENANCE, blocks, arrays)
+    groups = pq.read_metadata(path)
+    assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [
+        37, 30, 30, 40, 5,
+    ]  # fmt: skip
+    if options is not None:
+        pq.write_table(pq.read_table(path), path, use_dictionary=False, **options)
+    shard = Shard(path)
+    for number, array in enumerate(arrays):
+        np.testing.assert_array_equal(shard.read(number), array)
+        np.testing.assert_array_equal(shard.rows(number), array)
+    snippets = pq.read_table(path).column("snippet").to_pylist()
+    assert snippets == [7 + snippet for count in rows for snippet in range(count)]
 
 
 def test_a_reader_travels_to_loader_processes(tmp_path: Path) -> None:
@@ -182,7 +211,7 @@ def test_a_run_that_adds_nothing_changes_no_byte_and_calls_nobody(tmp_path: Path
     assert runner.units == []
     assert contents(tmp_path) == before
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()} == times
-    assert summary(filled) == "4 videos with 492 rows, 1 failed, 1 too short; nothing was missing"
+    assert filled.summary() == "4 videos with 492 rows, 1 failed, 1 too short; nothing was missing"
 
 
 def test_equal_bytes_however_the_work_is_cut_and_ordered(tmp_path: Path) -> None:
@@ -207,7 +236,7 @@ def test_an_interrupted_run_is_gone_on_with(units_done: int, tmp_path: Path) -> 
 
 def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shards are cut at a size, between crops; a later run leaves full ones alone."""
-    monkeypatch.setattr(store, "SHARD_BYTES", 90 * WIDTH * 2)
+    monkeypatch.setattr(merge, "SHARD_BYTES", 90 * WIDTH * 2)
     fill(tmp_path, MANIFEST, Runner())
     names = {path.name for path in (tmp_path / "features").glob("shard-*")}
     assert len(names) == 6  # one per crop of `long`, and one with what is small
@@ -219,6 +248,22 @@ def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check_all_rows(tmp_path, grown, {**ROWS, "a": 3})
     later = {path.name for path in (tmp_path / "features").glob("shard-*")}
     assert len(names & later) == 5
+
+
+def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Very short videos: what lists them must not grow beyond bounds, and what is full stays as it is."""
+    monkeypatch.setattr(merge, "SHARD_BLOCKS", 4)
+    videos = [make_video(f"v{number:02d}", 16 + number, "test") for number in range(10)]
+    fill(tmp_path, make_manifest(videos), Runner())
+    shards = {path.name: Shard(path) for path in (tmp_path / "features").glob("shard-*")}
+    assert sorted(len(shard.blocks) for shard in shards.values()) == [2, 4, 4]
+    grown = make_manifest([*videos, make_video("w", 40, "test")])
+    fill(tmp_path, grown, Runner())
+    later = {path.name for path in (tmp_path / "features").glob("shard-*")}
+    assert len(later - set(shards)) == 1
+    full = {name for name, shard in shards.items() if len(shard.blocks) == 4}
+    assert full <= later
+    check_all_rows(tmp_path, grown, {video.video_id: video.num_frames // 16 for video in grown.videos})
 
 
 def test_videos_that_leave_or_change(tmp_path: Path) -> None:
@@ -329,9 +374,9 @@ def test_a_kill_while_merging_doubles_no_row(tmp_path: Path, monkeypatch: pytest
 def test_a_video_that_ends_before_the_manifest_says(tmp_path: Path) -> None:
     """Decoding finds 700 of 1,445 frames: 43 rows, in whichever slices; nothing is asked for again."""
     runner = Runner(ends={"long": 700, "c": 12})
-    filled = fill(tmp_path, MANIFEST, runner)
+    fill(tmp_path, MANIFEST, runner)
     check_all_rows(tmp_path, rows={"long": 43, "b#1=2": 2, "été": 2})
-    rows = {row.video_id: row for row in filled.rows}
+    rows = {row.video_id: row for row in index_rows(tmp_path)}
     assert (rows["long"].status, rows["long"].rows, rows["long"].decoded_frames) == ("ok", 43, 700)
     assert rows["long"].error == "cut off: only 700 of 1445 frames can be decoded"
     assert rows["c"].error == "too short: 12 of the 16 frames of a snippet can be decoded"
@@ -347,7 +392,7 @@ def test_failed_videos_are_rows_and_the_rest_is_kept(tmp_path: Path) -> None:
         "c": ("the worker process died", False),
     }
     filled = fill(tmp_path, MANIFEST, runner)
-    rows = {row.video_id: row for row in filled.rows}
+    rows = {row.video_id: row for row in index_rows(tmp_path)}
     assert (rows["long"].status, rows["long"].error) == ("failed", "no frame of it can be decoded")
     assert sum(part.video_id == "long" for unit in runner.units for part in unit.slices) == 1, "slices after"
     check_all_rows(tmp_path, rows={"b#1=2": 2, "été": 2})
@@ -356,8 +401,8 @@ def test_failed_videos_are_rows_and_the_rest_is_kept(tmp_path: Path) -> None:
         r"c \(the worker process died\), long \(no frame of it can be decoded\). The good ones are kept"
     )
     with pytest.raises(InputError, match=message):
-        check_budget(filled.rows, 0.4)
-    check_budget(filled.rows, 0.5)
+        filled.check_budget(0.4)
+    filled.check_budget(0.5)
     lines = (tmp_path / "features" / "failures.jsonl").read_text().splitlines()
     assert [json.loads(line)["video_id"] for line in lines] == ["c", "long"]
     # What lies in the file is not tried again until the file changes; what the machine did is.
@@ -386,8 +431,8 @@ def test_a_long_video_that_kills_its_worker_is_given_up_once(tmp_path: Path) -> 
             return super().run(unit, folder)
 
     runner = Deadly()
-    filled = fill(tmp_path, MANIFEST, runner, unit_images=10)
-    rows = {row.video_id: row for row in filled.rows}
+    fill(tmp_path, MANIFEST, runner, unit_images=10)
+    rows = {row.video_id: row for row in index_rows(tmp_path)}
     assert rows["long"].error == "the worker process died (at each of 3 attempts)"
     starts = [part.start for unit in runner.units for part in unit.slices if part.video_id == "long"]
     assert starts == list(range(0, 22, 2))
@@ -432,8 +477,8 @@ def test_only_what_was_asked_for_is_taken_in(tmp_path: Path) -> None:
         runner = Wrong()
         runner.kind = kind
         manifest = make_manifest([make_video("long", 99)])
-        filled = fill(tmp_path / kind, manifest, runner)
-        assert [(row.status, row.error) for row in filled.rows] == [("failed", error)]
+        fill(tmp_path / kind, manifest, runner)
+        assert [(row.status, row.error) for row in index_rows(tmp_path / kind)] == [("failed", error)]
         assert list((tmp_path / kind / "features").glob("*-*.parquet")) == []
 
 
@@ -452,7 +497,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(store, "write_shard", full)
+    monkeypatch.setattr(merge, "write_shard", full)
     with pytest.raises(InputError, match="features cannot be written: No space left on device"):
         fill(tmp_path, MANIFEST, Runner())
     monkeypatch.undo()
@@ -471,7 +516,8 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
 
 
 def test_fingerprints_tell_what_features_were_made_from(tmp_path: Path) -> None:
-    rows = fill(tmp_path, MANIFEST, Runner()).rows
+    fill(tmp_path, MANIFEST, Runner())
+    rows = index_rows(tmp_path)
     same = feature_fingerprint(rows, PROVENANCE)
     assert feature_fingerprint(rows[::-1], PROVENANCE) == same
     moved = [replace(row, shards=("elsewhere",), decoder="decord", error="x") for row in rows]

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from feature_helpers import index_rows
 
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
-from vadclip.extract.fill import check_budget, fill_store, summary
+from vadclip.extract.fill import fill_store
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Slice, Unit
 from vadclip.extract.work import Outcome
@@ -173,26 +174,28 @@ def test_it_fills_a_store_goes_on_and_keeps_to_the_budget(tmp_path):
             yield Outcome(unit, worker.run(unit, callbacks["progress"]), None)
 
     def fill(manifest):
-        return fill_store(_store(tmp_path), manifest, str(root), params, unit_images=50, run_units=run_units)
+        store = _store(tmp_path)
+        return fill_store(store, manifest.videos, str(root), params, unit_images=50, run_units=run_units)
 
     filled = fill(manifest)
-    assert {row.video_id: (row.status, row.rows, row.crops) for row in filled.rows} == {
+    rows = index_rows(tmp_path)
+    assert {row.video_id: (row.status, row.rows, row.crops) for row in rows} == {
         "a": ("ok", 7, tuple(range(10))),
         "b": ("failed", 0, ()),
         "c": ("ok", 7, (5,)),
     }
-    assert filled.rows[0].error is None
-    assert " imported rows in" in summary(filled)
+    assert rows[0].error is None
+    assert " imported rows in" in filled.summary()
     with pytest.raises(InputError, match=r"1 of 3 videos failed.*b \(b__4\.npy is missing\)"):
-        check_budget(filled.rows, params.max_failed_fraction)
+        filled.check_budget(params.max_failed_fraction)
     given.clear()
-    assert "nothing was missing" in summary(fill(manifest))
+    assert "nothing was missing" in fill(manifest).summary()
     assert given == []
     np.save(root / "b__4.npy", _rows(7))  # the probe sees other content then
     repaired = replace(videos[1], content_hash="b with crop 4")
-    filled = fill(replace(manifest, videos=(videos[0], repaired, videos[2])))
+    fill(replace(manifest, videos=(videos[0], repaired, videos[2])))
     assert {part.video_id for unit in given for part in unit.slices} == {"b"}
-    assert [row.status for row in filled.rows] == ["ok"] * 3
+    assert [row.status for row in index_rows(tmp_path)] == ["ok"] * 3
 
 
 def test_a_folder_that_is_not_there(tmp_path):

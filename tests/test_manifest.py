@@ -9,7 +9,9 @@ from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.labels import XD_VIOLENCE
 from vadclip.manifest import (
+    _ROW_GROUP,
     Manifest,
+    ManifestFile,
     Segment,
     Video,
     dataset_root,
@@ -54,6 +56,22 @@ def test_what_is_written_is_read_back_and_equal_content_is_not_written_again(tmp
     assert not write_manifest(read_manifest(path), path)
     assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
     assert write_manifest(_manifest(BROKEN), path)
+
+
+def test_a_manifest_that_stays_on_disk(tmp_path):
+    """In batches that end within row groups; as often as wanted."""
+    path = tmp_path / "manifest.parquet"
+    count = _ROW_GROUP + 3
+    manifest = _manifest(*(replace(VIDEO, video_id=f"v{number:05d}") for number in range(count)))
+    write_manifest(manifest, path)
+    file = ManifestFile(path)
+    assert (file.dataset, file.source, file.classes) == ("xd_violence", "videos", XD_VIOLENCE)
+    assert tuple(file) == tuple(file) == manifest.videos
+    assert pq.ParquetFile(path).num_row_groups == 2
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100] + bytes(len(whole) - 1000) + whole[len(whole) - 900 :])
+    with pytest.raises(InputError, match=r"manifest.parquet is not a readable manifest: "):
+        list(ManifestFile(path))
 
 
 def test_splits_and_lengths():

@@ -38,6 +38,7 @@ def test_a_reader_takes_no_more_memory_for_a_longer_video(tmp_path: Path) -> Non
     assert peak < growth_mb(short, "pyav")[2] + 60
 
 
-def test_the_driver_takes_a_few_kb_a_video() -> None:
-    few, many = (in_a_process("driver", count) for count in (5000, 15000))
-    assert (many["peak"] - few["peak"]) * 1000 / 10_000 < 15  # kB, mapped files included
+def test_a_driver_takes_no_more_memory_for_more_videos() -> None:
+    """While all were held they took 6 kB each, 100 MB here; what is in hand now is a few shards of either."""
+    few, many = (in_a_process("driver", f"{count}, in_this_process") for count in (8_000, 24_000))
+    assert many["peak"] < few["peak"] + 50

@@ -14,13 +14,14 @@ from types import SimpleNamespace
 import fsspec
 import numpy as np
 import pytest
-from bucket_helpers import objects, put, remove
+from bucket_helpers import make_folder, objects, put, remove
 from feature_helpers import (
     PARAMS,
     PROVENANCE,
     Runner,
     contents,
     fill,
+    index_rows,
     made_up_rows,
     make_manifest,
     make_video,
@@ -28,7 +29,7 @@ from feature_helpers import (
 
 from vadclip.config import load_params
 from vadclip.errors import InputError
-from vadclip.features import remote_storage, store
+from vadclip.features import merge, remote_storage
 from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import write_shard
 
@@ -138,6 +139,7 @@ def test_kill_9_and_the_same_command_again(bucket: str, tmp_path: Path) -> None:
     left = objects(uri)
     assert "lease.json" in left
     assert sum(name.startswith("part-") for name in left) == 5
+    make_folder(f"{uri}/tmp")
     put(f"{uri}/tmp/orphan/part-0123456789abcdef.parquet", b"of a worker that lives on")
     runner = Runner()
     started = time.monotonic()
@@ -208,7 +210,7 @@ def test_another_provenance_never_mixes_and_comes_back(bucket: str, tmp_path: Pa
 def test_many_shards_and_videos_that_come_and_go(
     bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "SHARD_BYTES", 90 * 8 * 2)
+    monkeypatch.setattr(merge, "SHARD_BYTES", 90 * 8 * 2)
     uri = f"{bucket}/store"
     fill(tmp_path, MANIFEST, Runner(), uri=uri)
     names = set(objects(uri))
@@ -252,7 +254,8 @@ def test_only_the_driver_publishes_what_was_asked_for(bucket: str, tmp_path: Pat
     }.items():
         runner = Wrong()
         runner.kind = kind
-        (row,) = fill(tmp_path, manifest, runner, uri=uri).rows
+        fill(tmp_path, manifest, runner, uri=uri)
+        (row,) = index_rows(tmp_path)
         assert error in str(row.error)
         assert json.loads((tmp_path / "features" / "store.json").read_text())["shards"] == []
 

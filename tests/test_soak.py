@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
-from feature_helpers import contents
+from feature_helpers import contents, index_rows
 from ingest_helpers import table_params
 from soak_helpers import BROKEN, CHANGED, GROUPS, Clips, KilledActors
 
@@ -96,7 +96,7 @@ def test_every_video_is_accounted_for(
     with lock(tmp_path / "features"):
         store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)
         filled = fill_store(
-            store, manifest, str(root), params, unit_images=5 if count < 200 else 8, run_units=killed
+            store, manifest.videos, str(root), params, unit_images=5 if count < 200 else 8, run_units=killed
         )
     memory = ", ".join(
         f"{rss:.0f}" for rss in islice(killed.rss_mb, 0, None, max(1, len(killed.rss_mb) // 12))
@@ -107,7 +107,7 @@ def test_every_video_is_accounted_for(
     )
 
     # Each video once, the broken ones with their own reason and the good ones whole.
-    rows = {row.video_id: row for row in filled.rows}
+    rows = {row.video_id: row for row in index_rows(tmp_path)}
     assert sorted(rows) == [f"v{number:04d}" for number in range(count)]
     reasons = {kind: error for kind, (_, error) in (BROKEN | CHANGED).items()}
     assert {name: (row.status, row.error, row.rows) for name, row in rows.items()} == {

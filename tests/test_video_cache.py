@@ -26,16 +26,16 @@ def alive(amount: float) -> None:
 
 
 @pytest.fixture
-def videos(bucket: str, tmp_path: Path) -> dict[str, str]:
+def videos(s3_bucket: str, tmp_path: Path) -> dict[str, str]:
     """Five files of SIZE bytes and one that is five times as large: address -> SHA-256."""
     folder = tmp_path / "videos"
     folder.mkdir()
     for number in range(5):
         (folder / f"{number}.mp4").write_bytes(bytes([number]) * SIZE)
     (folder / "large#1.mp4").write_bytes(b"x" * 5 * SIZE)
-    upload(folder, f"{bucket}/v")
+    upload(folder, f"{s3_bucket}/v")
     return {
-        f"{bucket}/v/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
+        f"{s3_bucket}/v/{path.name}": hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(folder.iterdir())
     }
 

@@ -1,5 +1,6 @@
 """Files that are whole or absent: each write goes to a temporary neighbour, then is renamed into place."""
 
+import filecmp
 import hashlib
 import os
 import unicodedata
@@ -10,17 +11,20 @@ from pathlib import Path
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, keep_equal: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success flush it to disk and rename it over `path`.
 
-    On any exception the temporary file is removed and `path` keeps what it held. A kill leaves at most a
-    hidden `.<name>.<random>.tmp`, never a half-written `path`. The suffix of `path` stays last, since some
-    writers choose their format by it.
+    With `keep_equal` a file that holds the same bytes already stays as it is. On any exception the temporary
+    file is removed and `path` keeps what it held. A kill leaves at most a hidden `.<name>.<random>.tmp`,
+    never a half-written `path`. The suffix of `path` stays last, since some writers choose their format by
+    it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.stem}.{uuid.uuid4().hex[:12]}.tmp{path.suffix}"
     try:
         yield temporary
+        if keep_equal and path.is_file() and filecmp.cmp(temporary, path, shallow=False):
+            return
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
         os.replace(temporary, path)

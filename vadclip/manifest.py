@@ -8,7 +8,7 @@ give equal bytes everywhere. Frame intervals are half-open: [start, end).
 import io
 import json
 import posixpath
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ SNIPPET_FRAMES = 16  # consecutive frames per snippet (vadclip.md section 1)
 SPLITS = ("train", "val", "test")
 SOURCES = ("videos", "official_features")
 MANIFEST_VERSION = 1
+_ROW_GROUP, _BATCH = 16_384, 1024  # rows written at a time, and read
 
 _SEGMENT = pa.struct([("start_frame", pa.int64()), ("end_frame", pa.int64()), ("label", pa.string())])
 _SPAN = pa.struct([("start_frame", pa.int64()), ("end_frame", pa.int64())])
@@ -210,30 +211,50 @@ def write_manifest(manifest: Manifest, path: Path) -> bool:
     }
     table = pa.table(columns, schema=pa.schema(_COLUMNS, metadata=metadata))
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", row_group_size=_ROW_GROUP)
     return write_bytes_if_changed(path, buffer.getvalue())
 
 
+class ManifestFile:
+    """A manifest that stays on disk: iterating reads its videos in order, a batch at a time.
+
+    Raises InputError if the file is missing or is not one.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._path = path
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+        except FileNotFoundError:
+            raise InputError(f"{path}: no such manifest; the ingest stage writes it") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._unreadable(error) from None
+        if metadata.get(b"vadclip.manifest_version") != str(MANIFEST_VERSION).encode():
+            raise InputError(
+                f"{path} is no manifest of version {MANIFEST_VERSION}; run the ingest stage again to rewrite "
+                "it"
+            )
+        self.dataset = metadata[b"vadclip.dataset"].decode()
+        self.source = metadata[b"vadclip.source"].decode()
+        classes = json.loads(metadata[b"vadclip.classes"])
+        self.classes = Classes(labels=tuple(classes["labels"]), prompts=tuple(classes["prompts"]))
+
+    def __iter__(self) -> Iterator[Video]:
+        try:
+            with pq.ParquetFile(self._path) as file:
+                for batch in file.iter_batches(_BATCH):
+                    yield from map(_video, batch.to_pylist())
+        except (pa.ArrowInvalid, OSError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> InputError:
+        return InputError(f"{self._path} is not a readable manifest: {' '.join(str(error).split())}")
+
+
 def read_manifest(path: Path | str) -> Manifest:
-    """Read a manifest; raises InputError if the file is missing or is not one."""
-    try:
-        table = pq.read_table(path)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such manifest; the ingest stage writes it") from None
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path} is not a readable manifest: {' '.join(str(error).split())}") from None
-    metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
-    if metadata.get("vadclip.manifest_version") != str(MANIFEST_VERSION):
-        raise InputError(
-            f"{path} is no manifest of version {MANIFEST_VERSION}; run the ingest stage again to rewrite it"
-        )
-    classes = json.loads(metadata["vadclip.classes"])
-    return Manifest(
-        dataset=metadata["vadclip.dataset"],
-        source=metadata["vadclip.source"],
-        classes=Classes(labels=tuple(classes["labels"]), prompts=tuple(classes["prompts"])),
-        videos=tuple(_video(row) for row in table.to_pylist()),
-    )
+    """Read a manifest into memory; raises InputError as `ManifestFile` does."""
+    file = ManifestFile(path)
+    return Manifest(file.dataset, file.source, file.classes, tuple(file))
 
 
 def _video(row: dict[str, Any]) -> Video:

@@ -8,22 +8,12 @@ from typing import Any, Generic
 
 import ray
 
+from vadclip.extract.jobs import Job
 from vadclip.extract.node_files import node_copy
 from vadclip.extract.work import PoolOptions, T
 
 POLL_SECONDS = 0.5
 _START_SECONDS = 300.0
-
-
-@dataclass(frozen=True)
-class Job(Generic[T]):
-    """A task, and what became of it so far."""
-
-    task: T
-    attempts: int = 0
-    """Failed ones, of this task alone."""
-    losses: int = 0
-    """Attempts that ended because their node did; they count for nothing else."""
 
 
 class StalledError(Exception):

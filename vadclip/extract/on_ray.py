@@ -1,7 +1,7 @@
 """How the extract stage's units get done: which worker runs them, on which actors, with which files."""
 
 import os
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,13 +10,13 @@ from typing import Any
 from vadclip.config import ClipParams, Params
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.work import Outcome, PoolOptions, Worker
+from vadclip.extract.work import Outcome, PoolOptions, Tasks, Worker
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
 
 
 def run_units(
-    params: Params, provenance: Provenance, units: Sequence[Unit], folder: Path | str, **callbacks: Any
+    params: Params, provenance: Provenance, units: Tasks[Unit], folder: Path | str, **callbacks: Any
 ) -> Generator[Outcome[Unit, UnitReport], None, None]:
     """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
     # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.

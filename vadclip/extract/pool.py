@@ -15,8 +15,7 @@ by a factory; it calls `beat(amount)` whenever something got done. What the pool
 
 import hashlib
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +26,10 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskErr
 
 from vadclip.errors import InputError
 from vadclip.extract.cluster import Cluster
-from vadclip.extract.member import POLL_SECONDS, Job, Member, Shipped, StalledError, actor_class
+from vadclip.extract.jobs import Job, Jobs
+from vadclip.extract.member import POLL_SECONDS, Member, Shipped, StalledError, actor_class
 from vadclip.extract.node_files import chunks_of
-from vadclip.extract.work import Outcome, PoolOptions, R, T, Worker
+from vadclip.extract.work import Outcome, PoolOptions, R, T, Tasks, Worker
 
 __all__ = ["Outcome", "Pool", "PoolOptions"]
 
@@ -61,7 +61,7 @@ class Pool(Generic[T, R]):
         self._cluster = Cluster(options)
         self._members: list[Member[T]] = []
         self._fallen: list[_Fallen[T]] = []
-        self._jobs: deque[Job[T]] = deque()
+        self._jobs: Jobs[T] = Jobs([])
         self._deaths_at_start = 0
         self._told, self._told_at, self._room_at = "", 0.0, 0.0
 
@@ -87,7 +87,7 @@ class Pool(Generic[T, R]):
 
     def run(
         self,
-        tasks: Iterable[T],
+        tasks: Tasks[T],
         *,
         split: Callable[[T], Sequence[T]] = lambda task: [task],
         wanted: Callable[[T], bool] = lambda task: True,
@@ -96,17 +96,17 @@ class Pool(Generic[T, R]):
     ) -> Iterator[Outcome[T, R]]:
         """Yield one outcome per task, or per part of a task that was split, as they end.
 
-        Tasks start in the given order. `split` cuts a task into parts that can be blamed alone ([task] if it
-        is one). A task no longer `wanted` when its turn comes is dropped. `progress` gets what workers report
-        by `beat`, and takes it back (negative) when the task fails; `tell` gets a line about that, and about
-        nodes that come and go. Raises InputError if no node is left for long.
+        Tasks start in the given order and are fetched one by one. `split` cuts a task into parts that can be
+        blamed alone ([task] if it is one). A task no longer `wanted` when its turn comes is dropped.
+        `progress` gets what workers report by `beat`, and takes it back (negative) when the task fails;
+        `tell` gets a line about that, and about nodes that come and go. Raises InputError if no node is left
+        for long.
         """
-        self._jobs, self._fallen = deque(Job(task) for task in tasks), []
+        self._jobs, self._fallen = Jobs(tasks), []
         self._room_at = time.monotonic()
         self._cluster.ask_for(min(len(self._jobs), self._options.actors or len(self._jobs)))
         while True:
-            while self._jobs and not wanted(self._jobs[0].task):
-                self._jobs.popleft()
+            self._jobs.drop_until(wanted)
             if not self._jobs and not self._fallen and not any(member.job for member in self._members):
                 return
             for line in self._cluster.news():
@@ -148,7 +148,7 @@ class Pool(Generic[T, R]):
         """Give each idle worker a job, and start as many workers as there are jobs and places for."""
         for member in self._members:
             if self._jobs and member.idle:
-                member.give(self._jobs.popleft())
+                member.give(self._jobs.take())
         starting = sum(not member.started for member in self._members)
         limit = min(self._options.actors or self._cluster.room, self._cluster.room)
         for _ in range(min(limit - len(self._members), len(self._jobs) - starting)):
@@ -193,7 +193,7 @@ class Pool(Generic[T, R]):
         lost = fallen.preempted or (member.node is not None and self._cluster.lost(member.node))
         if lost and (job is None or job.losses < _MAX_LOSSES):
             if job is not None:
-                self._jobs.appendleft(Job(job.task, job.attempts, job.losses + 1))
+                self._jobs.put_first([Job(job.task, job.attempts, job.losses + 1)])
             return
         if lost:
             reason = f"its node died, {_MAX_LOSSES + 1} times"
@@ -209,9 +209,9 @@ class Pool(Generic[T, R]):
     def _blame(self, job: Job[T], reason: str, split: Callable[[T], Sequence[T]]) -> Iterator[Outcome[T, R]]:
         parts = split(job.task)
         if len(parts) > 1:  # any of them may be guilty: each is tried alone, with a clean record
-            self._jobs.extendleft(Job(part) for part in reversed(parts))
+            self._jobs.put_first([Job(part) for part in parts])
         elif job.attempts + 1 < self._options.max_attempts:
-            self._jobs.append(Job(job.task, job.attempts + 1, job.losses))
+            self._jobs.put_last(Job(job.task, job.attempts + 1, job.losses))
         else:
             yield Outcome(job.task, None, f"{reason} (at each of {job.attempts + 1} attempts)")
 

@@ -1,11 +1,11 @@
-"""The plan of an extraction: which snippets of which videos make one piece of work.
+"""What is one piece of work of an extraction: which snippets of which videos.
 
 A unit is slices of snippets of videos that want the same crops, sized in images. Long videos are cut into
-slices, short ones share a unit, and large units come first, so that no worker is left with one at the end.
+slices, and short ones share a unit.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from vadclip.features.coverage import Gap
@@ -71,33 +71,37 @@ class Unit:
 
 def plan_units(
     gaps: Iterable[tuple[Video, str, Gap]], *, frames_per_snippet: int, unit_images: int
-) -> list[Unit]:
-    """Cut the gaps of videos (each with its location) into units of at most `unit_images`, largest first.
+) -> Iterator[Unit]:
+    """Cut the gaps of videos (each with its location) into units of at most `unit_images`, as they come.
 
     A snippet is never cut, so a unit of one snippet may be larger.
     """
-    slices: dict[tuple[int, ...], list[Slice]] = {}
+    begun: dict[tuple[int, ...], _Gathered] = {}  # by crops
     for video, location, gap in gaps:
         per_slice = max(1, unit_images // (len(gap.crops) * frames_per_snippet))
         count = -(-(gap.stop - gap.start) // per_slice)
         edges = [gap.start + (gap.stop - gap.start) * part // count for part in range(count + 1)]
-        slices.setdefault(gap.crops, []).extend(
-            Slice(video.video_id, video.content_hash, location, video.num_frames, gap.crops, start, stop)
-            for start, stop in pairwise(edges)
-        )
-    units = []
-    for same_crops in slices.values():
-        gathered: list[Slice] = []
-        images = 0
-        for part in same_crops:
-            more = Unit((part,), frames_per_snippet).images
-            if gathered and images + more > unit_images:
-                units.append(Unit(tuple(gathered), frames_per_snippet))
-                gathered, images = [], 0
-            gathered.append(part)
-            images += more
-        units.append(Unit(tuple(gathered), frames_per_snippet))
-    return sorted(units, key=lambda unit: -unit.images)
+        gathered = begun.setdefault(gap.crops, _Gathered())
+        for start, stop in pairwise(edges):
+            part = Slice(
+                video.video_id, video.content_hash, location, video.num_frames, gap.crops, start, stop
+            )
+            images = (stop - start) * len(gap.crops) * frames_per_snippet
+            if gathered.slices and gathered.images + images > unit_images:
+                yield Unit(tuple(gathered.slices), frames_per_snippet)
+                gathered = begun[gap.crops] = _Gathered()
+            gathered.slices.append(part)
+            gathered.images += images
+    for gathered in begun.values():
+        yield Unit(tuple(gathered.slices), frames_per_snippet)
+
+
+@dataclass
+class _Gathered:
+    """The slices of a unit that has room for more."""
+
+    slices: list[Slice] = field(default_factory=list)
+    images: int = 0
 
 
 def split_unit(unit: Unit) -> Sequence[Unit]:

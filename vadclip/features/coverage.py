@@ -1,6 +1,6 @@
-"""Which rows of which videos are there, and which are missing."""
+"""Which rows of one video are there, and which are missing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vadclip.features.shards import Block
@@ -25,48 +25,32 @@ class Gap:
     stop: int
 
 
+@dataclass(frozen=True)
 class Coverage:
-    """The blocks of a store, by video, content and crop; what is there twice counts once."""
+    """What a store holds of a video as it is now: blocks by crop, in order, none over another."""
 
-    def __init__(self) -> None:
-        self._placed: dict[tuple[str, str], dict[int, list[Placed]]] = {}
+    video: Video
+    crops: Mapping[int, Sequence[Placed]]
 
-    def add(self, placed: Placed) -> bool:
-        """Take a block in; False if some of its snippets are there already."""
-        block = placed.block
-        crops = self._placed.setdefault((block.video_id, block.content_hash), {})
-        there = crops.setdefault(block.crop, [])
-        if any(block.start < other.block.stop and other.block.start < block.stop for other in there):
-            return False
-        there.append(placed)
-        there.sort(key=lambda one: one.block.start)
-        return True
+    def blocks(self, crops: Iterable[int]) -> list[Placed]:
+        """Blocks of some crops."""
+        return [placed for crop in crops for placed in self.crops.get(crop, ())]
 
-    def crops(self, video: Video) -> dict[int, list[Placed]]:
-        """Return the blocks of a video as it is now, in order, by crop."""
-        return self._placed.get((video.video_id, video.content_hash), {})
-
-    def blocks(self, video: Video, crop: int) -> list[Placed]:
-        """Blocks of one crop of a video as it is now, in order."""
-        return self.crops(video).get(crop, [])
-
-    def end(self, video: Video) -> int:
+    @property
+    def end(self) -> int:
         """Snippets of the video: as the manifest says, or fewer if decoding has shown that it ends before."""
         ends = [
-            placed.block.start + placed.block.rows
-            for run in self.crops(video).values()
-            for placed in run
-            if placed.block.short
+            placed.block.start + placed.block.rows for placed in self.blocks(self.crops) if placed.block.short
         ]
-        return min([video.num_snippets, *ends])
+        return min([self.video.num_snippets, *ends])
 
-    def gaps(self, video: Video, crops: Iterable[int]) -> list[Gap]:
+    def gaps(self, crops: Iterable[int]) -> list[Gap]:
         """Return what is missing of `crops`, crops that miss the same snippets together."""
-        end = self.end(video)
+        end = self.end
         missing: dict[tuple[int, int], list[int]] = {}
         for crop in sorted(crops):
             at = 0
-            for placed in self.blocks(video, crop):
+            for placed in self.crops.get(crop, ()):
                 if placed.block.start > at:
                     missing.setdefault((at, min(placed.block.start, end)), []).append(crop)
                 at = max(at, placed.block.stop)
@@ -76,11 +60,15 @@ class Coverage:
             Gap(tuple(crops), start, stop) for (start, stop), crops in sorted(missing.items()) if stop > start
         ]
 
-    def disagreement(self, video: Video, crops: Iterable[int]) -> str | None:
-        """Say whether the blocks of a video contradict each other about where it ends."""
-        end = self.end(video)
+    def complete(self) -> list[int]:
+        """Return the crops that lack nothing."""
+        return [crop for crop in self.crops if not self.gaps([crop])]
+
+    def disagreement(self, crops: Iterable[int]) -> str | None:
+        """Say whether the blocks contradict each other about where the video ends."""
+        end = self.end
         for crop in crops:
-            if sum(placed.block.rows for placed in self.blocks(video, crop)) != end:
+            if sum(placed.block.rows for placed in self.blocks([crop])) != end:
                 return "its end is decoded differently each time"
         return None
 

@@ -8,10 +8,10 @@ Legend of shape suffixes: R rows (snippets), D width of a feature.
 """
 
 import hashlib
-import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,12 +23,13 @@ from vadclip.errors import InputError
 from vadclip.features.mirror import fetch_shards, mirror_folder, read_store_file
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard
-from vadclip.files import write_bytes_if_changed
+from vadclip.files import atomic_path
 from vadclip.manifest import Manifest, Video
 
 __all__ = ["FeatureReader", "IndexRow", "Provenance", "feature_fingerprint", "read_index", "write_index"]
 
 INDEX_NAME = "index.parquet"
+_ROW_GROUP = 16_384
 _PROVENANCE_KEY = b"vadclip.provenance"
 _COLUMNS = pa.schema(
     [
@@ -69,14 +70,17 @@ def feature_fingerprint(rows: Sequence[IndexRow], provenance: Provenance) -> str
     return hashlib.sha256(json.dumps([provenance.fingerprint, used]).encode()).hexdigest()
 
 
-def write_index(folder: Path, rows: Sequence[IndexRow], provenance: Provenance) -> bool:
-    """Write index.parquet, sorted by video_id, unless it is there already; return whether it was written."""
-    ordered = sorted(rows, key=lambda row: row.video_id)
-    columns = {name: [getattr(row, name) for row in ordered] for name in _COLUMNS.names}
-    table = pa.table(columns, schema=_COLUMNS.with_metadata({_PROVENANCE_KEY: provenance.to_json()}))
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return write_bytes_if_changed(folder / INDEX_NAME, buffer.getvalue())
+def write_index(folder: Path, rows: Iterable[IndexRow], provenance: Provenance) -> None:
+    """Write index.parquet from rows sorted by video_id, a batch at a time, unless it is there already."""
+    schema = _COLUMNS.with_metadata({_PROVENANCE_KEY: provenance.to_json()})
+    left = iter(rows)
+    with (
+        atomic_path(folder / INDEX_NAME, keep_equal=True) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd") as writer,
+    ):
+        while batch := list(islice(left, _ROW_GROUP)):
+            columns = {name: [getattr(row, name) for row in batch] for name in schema.names}
+            writer.write_table(pa.table(columns, schema=schema))
 
 
 def read_index(folder: Path) -> tuple[tuple[IndexRow, ...], Provenance]:

@@ -5,6 +5,7 @@ of one video; the footer's metadata lists the blocks and the provenance, so that
 its shards alone. A shard's name ends in a hash of its bytes, which tells a damaged file from a whole one.
 
 Embeddings are stored plain and each row group's in a single page: in the file they are one array [rows, D].
+A row group holds whole blocks, but for very long ones, which are divided.
 
 Legend of shape suffixes: R rows (snippets), D width of a feature.
 """
@@ -14,7 +15,7 @@ import os
 import uuid
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from inspect import signature
 from itertools import accumulate
@@ -27,14 +28,15 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vadclip.errors import InputError
+from vadclip.features.pages import plain_values_start
 from vadclip.features.provenance import Provenance
 from vadclip.files import sha256_file
 
 _PROVENANCE_KEY, _BLOCKS_KEY = b"vadclip.provenance", b"vadclip.blocks"
-_ROW_GROUP_BYTES = 8 * 2**20
+_ROW_GROUP_BYTES = 2 * 2**20  # of embeddings; writing a group takes ten times that
+_LONG_BLOCK_BYTES = 16 * 2**20  # a longer block is divided among groups
 HASH_DIGITS = 16
 _DECODED_GROUPS = 4
-_THRIFT_INTEGER, _THRIFT_STRUCT, _DATA_PAGE_HEADER = 5, 12, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ class Shard:
         self._block_ends = list(accumulate(block.rows for block in self.blocks))
         if (self._group_ends or [0])[-1] != (self._block_ends or [0])[-1]:
             raise InputError(f"{path} holds other rows than it says")
+        self._starts: dict[int, int | None] = {}
         self._mapped: dict[int, NDArray[np.float16]] = {}
         self._decoded: dict[int, NDArray[np.float16]] = {}
 
@@ -145,14 +148,35 @@ class Shard:
         return self.path.stem.endswith(f"-{_short_hash(self.path)}")
 
     def rows(self, number: int) -> NDArray[np.float16]:
-        """Return embeddings_RD of block `number`: a read-only view of the mapped file."""
+        """Return embeddings_RD of block `number`: a read-only view of the file, of a long one a copy."""
+        return self._joined([self._group(group)[start:stop] for group, start, stop in self._parts(number)])
+
+    def read(self, number: int) -> NDArray[np.float16]:
+        """Return what `rows` does, read from the file: mapped pages would stay in this process's memory."""
+        return self._joined([self._read(*part) for part in self._parts(number)])
+
+    def _joined(self, parts: list[NDArray[np.float16]]) -> NDArray[np.float16]:
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([np.empty((0, self.provenance.embed_dim), np.float16), *parts])
+
+    def _parts(self, number: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the row groups that a block lies in, each with the rows [start, stop) that it has there."""
         stop = self._block_ends[number]
-        start = stop - self.blocks[number].rows
-        if start == stop:
-            return np.empty((0, self.provenance.embed_dim), np.float16)
-        group = bisect_right(self._group_ends, start)
-        first = self._group_ends[group - 1] if group else 0
-        return self._group(group)[start - first : stop - first]
+        at = stop - self.blocks[number].rows
+        while at < stop:
+            group = bisect_right(self._group_ends, at)
+            first = self._group_ends[group - 1] if group else 0
+            until = min(stop, self._group_ends[group])
+            yield group, at - first, until - first
+            at = until
+
+    def _read(self, group: int, start: int, stop: int) -> NDArray[np.float16]:
+        if (at := self._plain_start(group)) is None:
+            return self._group(group)[start:stop]
+        width = self.provenance.embed_dim
+        values = np.fromfile(self.path, np.float16, (stop - start) * width, offset=at + 2 * width * start)
+        return values.reshape(-1, width)
 
     def __getstate__(self) -> dict[str, object]:
         # Maps and footers do not travel to loader processes; the file is opened again there.
@@ -170,12 +194,9 @@ class Shard:
         if number in self._mapped:
             return self._mapped[number]
         width = self.provenance.embed_dim
-        group = self._metadata.row_group(number)
-        column = group.column(group.num_columns - 1)
-        start, end = column.data_page_offset, column.data_page_offset + column.total_compressed_size
-        values = group.num_rows * width
-        if column.compression == "UNCOMPRESSED" and _is_plain_page(self._bytes, start, values):
-            self._mapped[number] = self._bytes[end - 2 * values : end].view(np.float16).reshape(-1, width)
+        if (at := self._plain_start(number)) is not None:
+            end = at + 2 * width * self._metadata.row_group(number).num_rows
+            self._mapped[number] = self._bytes[at:end].view(np.float16).reshape(-1, width)
             return self._mapped[number]
         decoded = self._decoded.get(number)  # kept in hand: another thread may clear the cache meanwhile
         if decoded is None:  # written by another Parquet library, or compressed since
@@ -186,56 +207,33 @@ class Shard:
             self._decoded[number] = decoded = flat.reshape(-1, width)
         return decoded
 
-
-def _is_plain_page(data: NDArray[np.uint8], at: int, values: int) -> bool:
-    """Whether a column chunk is one version 1 data page of `values` plainly encoded values.
-
-    Reads the page header at `at` (Thrift compact protocol): field 1 type, 2 and 3 sizes, 4 checksum, then 5,
-    the data page header, which starts with the number of values and their encoding (0 = plain).
-    """
-
-    def integer() -> int:
-        nonlocal at
-        value, shift = 0, 0
-        while True:
-            byte = int(data[at])
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return (value >> 1) ^ -(value & 1)
-            shift += 7
-
-    field = 0
-    while True:
-        delta, kind = divmod(int(data[at]), 16)
-        at += 1
-        field += delta
-        if kind == _THRIFT_INTEGER and field < _DATA_PAGE_HEADER:
-            integer()
-        elif kind == _THRIFT_STRUCT and field == _DATA_PAGE_HEADER:
-            break
-        else:
-            return False
-    at += 1
-    count = integer()
-    at += 1
-    return count == values and integer() == 0
+    def _plain_start(self, number: int) -> int | None:
+        """Where a row group's embeddings begin in the file; None if they do not lie there as they are."""
+        if number not in self._starts:
+            group = self._metadata.row_group(number)
+            values = group.num_rows * self.provenance.embed_dim
+            column = group.column(group.num_columns - 1)
+            self._starts[number] = plain_values_start(self.path, column, values, value_bytes=2)
+        return self._starts[number]
 
 
 def _row_groups(
     blocks: Sequence[Block], arrays: Iterable[NDArray[np.float16]], width: int
 ) -> Iterator[pa.RecordBatch]:
-    """Gather whole blocks into row groups of a few MB, so that a block never spans two."""
+    """Gather blocks into row groups: whole ones, so that they can be mapped, unless they are very long."""
     gathered: list[tuple[Block, NDArray[np.float16]]] = []
-    size = 0
+    size, most = 0, max(1, _LONG_BLOCK_BYTES // (2 * width))
     for block, array_RD in zip(blocks, arrays, strict=True):
         assert array_RD.shape == (block.rows, width), (block, array_RD.shape)
         assert array_RD.dtype == np.float16
-        gathered.append((block, array_RD))
-        size += array_RD.nbytes
-        if size >= _ROW_GROUP_BYTES:
-            yield _row_group(gathered, width)
-            gathered, size = [], 0
+        for start in range(0, max(1, block.rows), most):
+            rows = min(most, block.rows - start)
+            part = replace(block, start=block.start + start, rows=rows)
+            gathered.append((part, array_RD[start : start + rows]))
+            size += 2 * width * rows
+            if size >= _ROW_GROUP_BYTES:
+                yield _row_group(gathered, width)
+                gathered, size = [], 0
     if gathered:
         yield _row_group(gathered, width)
 

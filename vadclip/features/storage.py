@@ -21,7 +21,7 @@ class ShardStorage(Protocol):
 
     folder: Path
     scratch: Path
-    """Local folder in which merged shards are written before `add`."""
+    """Local folder with each shard of the store, or a copy; merged ones are written there before `add`."""
 
     def temporary(self, run_id: str) -> Path | str:
         """Where this run's workers leave their shards: a folder, or the address of one."""

@@ -3,33 +3,28 @@
 Where the shards lie is the store's `ShardStorage`: the folder itself, or a bucket. A run opens the store
 (`FeatureStore`), asks what is missing, publishes shards that workers wrote under tmp/, and finishes: rows of
 videos that left the manifest go, small shards are merged, index.parquet is written.
+What is known of each video lies in tables on disk (`ledger`, `failures`): memory does not grow with them.
 Every step moves a whole file, so a kill at any moment leaves a store that the next run goes on with.
 An empty store is filled with the same bytes however the work is cut, ordered, and however often killed.
 """
 
 import fcntl
 import os
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vadclip.errors import InputError
-from vadclip.features.coverage import Coverage, Gap, Placed, decoders, joined
+from vadclip.features.coverage import Coverage, Gap, Placed, decoders
 from vadclip.features.failures import Failure, Failures
+from vadclip.features.ledger import Ledger
+from vadclip.features.merge import merge_shards
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import IndexRow, read_index, write_index
-from vadclip.features.shards import Block, Shard, write_shard
+from vadclip.features.reader import IndexRow, write_index
+from vadclip.features.shards import Block
 from vadclip.features.storage import LocalStorage, ShardStorage
-from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
-
-SHARD_BYTES = 128 * 2**20
-_MERGE_THREADS = 4
+from vadclip.manifest import SNIPPET_FRAMES, Video
 
 
 @contextmanager
@@ -65,17 +60,12 @@ class FeatureStore:
         self.folder, self.provenance = folder, provenance
         self._storage = storage or LocalStorage(folder, cache)
         self._tell = tell
-        self._shards: dict[str, Shard] = {}
-        self._coverage = Coverage()
+        self._ledger = Ledger()
         self._storage.clear_temporary()
         self._exchange_superseded()
         for name in self._storage.names():
             self._take_from(name)
         self._failures = Failures(folder, provenance)
-
-    def index(self) -> tuple[IndexRow, ...]:
-        """Rows of index.parquet, as the latest `finish` wrote it."""
-        return read_index(self.folder)[0]
 
     def temporary(self, run_id: str) -> Path | str:
         """Folder, or its address, for the shards that this run's workers write; published ones leave it."""
@@ -86,7 +76,11 @@ class FeatureStore:
         failure = self._failures.of(video)
         if failure is not None and failure.lasting:
             return []
-        return self._coverage.gaps(video, crops)
+        return self._ledger.of(video).gaps(crops)
+
+    def failed(self, video_id: str) -> bool:
+        """Whether a video has failed since the store was opened."""
+        return self._failures.fresh(video_id)
 
     def publish(self, left: Path | str, planned: Sequence[Block]) -> None:
         """Check a worker's shard against what it was asked for and take it in.
@@ -101,126 +95,75 @@ class FeatureStore:
             raise ValueError("the shard is damaged or of another provenance")
         if {_plan_key(block) for block in shard.blocks} - asked or len(shard.blocks) > len(asked):
             raise ValueError("the shard holds what was not asked for")
-        self._take(self._storage.publish(left))
+        self._ledger.add(self._storage.publish(left))
 
     def fail(self, failure: Failure) -> None:
         """Note a failed video at once, so that a kill does not forget it."""
         self._failures.add(failure)
 
-    def finish(self, manifest: Manifest, crops: Mapping[str, Sequence[int]]) -> tuple[IndexRow, ...]:
+    def finish(
+        self,
+        videos: Iterable[Video],
+        crops: Mapping[str, Sequence[int]],
+        note: Callable[[IndexRow], None] = lambda row: None,
+    ) -> None:
         """Bring the files to rest: drop what is not needed, merge small shards, write the index.
 
-        `crops` says which crops each split wants; others that are there stay, unseen by readers. Every usable
-        video must be complete or failed. Changes no byte where there is nothing to do.
+        `videos` are the manifest's, sorted by `video_id`; they are gone through twice, and `note` gets each
+        one's row. `crops` says which crops each split wants; others that are there stay, unseen by readers.
+        Every usable video must be complete or failed. Changes no byte where there is nothing to do.
         Raises InputError if the disk is full or read-only.
         """
-        outcomes = {video.video_id: self._outcome(video, crops[video.split]) for video in manifest.videos}
-        keep = [
-            placed
-            for video in manifest.videos
-            if outcomes[video.video_id].status == "ok"
-            for crop, run in sorted(self._coverage.crops(video).items())
-            if not self._coverage.gaps(video, [crop])
-            for placed in run
-        ]
+        for video in videos:
+            there = self._ledger.of(video)
+            if there.crops and self._outcome(there, crops[video.split]).status == "ok":
+                self._ledger.keep(video, there.complete())
         try:
-            self._merge(keep)
-            self._storage.settle(sorted(self._shards))
-            rows = tuple(self._with_shards(video, outcomes[video.video_id]) for video in manifest.videos)
-            write_index(self.folder, rows, self.provenance)
-            self._failures.keep_only({row.video_id for row in rows if row.status == "failed"})
+            merge_shards(self._ledger, self._storage, self.provenance)
+            self._storage.settle(sorted(self._ledger.shards))
+            rows = (self._outcome(self._ledger.of(video), crops[video.split]) for video in videos)
+            write_index(self.folder, self._noted(rows, note), self.provenance)
+            self._failures.settle()
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror or error}") from None
         self._storage.clear_temporary()
-        return rows
 
-    def _outcome(self, video: Video, crops: Sequence[int]) -> IndexRow:
-        error, rows, frames, decoder = video.probe_error, 0, video.num_frames, ""
+    def _noted(self, rows: Iterable[IndexRow], note: Callable[[IndexRow], None]) -> Iterator[IndexRow]:
+        for row in rows:
+            note(row)
+            if row.status == "failed":
+                self._failures.keep(row.video_id)
+            yield row
+
+    def _outcome(self, there: Coverage, crops: Sequence[int]) -> IndexRow:
+        video = there.video
+        error, rows, frames, placed = video.probe_error, 0, video.num_frames, list[Placed]()
         if error is None and not video.too_short:
             failure = self._failures.of(video)
-            error = self._coverage.disagreement(video, crops)
+            error = there.disagreement(crops)
             if failure is not None and error is not None:
                 error = failure.error
-            placed = [one for crop in crops for one in self._coverage.blocks(video, crop)]
-            rows, frames = self._coverage.end(video), max((one.block.frames for one in placed), default=0)
-            decoder = decoders(placed)
+            placed = there.blocks(crops)
+            rows, frames = there.end, max((one.block.frames for one in placed), default=0)
         row = IndexRow(
             video_id=video.video_id,
             status="ok" if error is None else "failed",
             error=error,
-            shards=(),
+            shards=tuple(sorted({one.shard for one in placed})),
             rows=rows,
             decoded_frames=frames,
             crops=tuple(crops),
-            decoder=decoder,
+            decoder=decoders(placed),
             content_hash=video.content_hash,
         )
         if error is not None:
-            return replace(row, rows=0, crops=(), decoder="", decoded_frames=0)
+            return replace(row, shards=(), rows=0, crops=(), decoder="", decoded_frames=0)
         if rows == 0:
             short = f"too short: {frames} of the {SNIPPET_FRAMES} frames of a snippet can be decoded"
-            return replace(row, error=short, crops=())
+            return replace(row, error=short, shards=(), crops=())
         if frames < video.num_frames:
             return replace(row, error=f"cut off: only {frames} of {video.num_frames} frames can be decoded")
         return row
-
-    def _with_shards(self, video: Video, row: IndexRow) -> IndexRow:
-        names = {placed.shard for crop in row.crops for placed in self._coverage.blocks(video, crop)}
-        return replace(row, shards=tuple(sorted(names)))
-
-    def _merge(self, keep: Sequence[Placed]) -> None:
-        """Rewrite what holds rows to drop, and unmerged or small shards, if there are any."""
-        kept: dict[str, int] = Counter(placed.shard for placed in keep)
-        rewrite = {
-            name
-            for name, shard in self._shards.items()
-            if kept[name] > 0 and (name.startswith("part-") or kept[name] < len(shard.blocks))
-        }
-        if rewrite:
-            rewrite |= {name for name in kept if self._shards[name].row_bytes < SHARD_BYTES // 2}
-        gone = {name for name in self._shards if kept[name] == 0} | rewrite
-        if not gone:
-            return
-        shards = [shard for name, shard in self._shards.items() if name not in gone]
-        written = self._write_merged([placed for placed in keep if placed.shard in rewrite])
-        shards += [self._storage.add(path) for path in written]
-        for name in sorted(gone - {shard.path.name for shard in shards}):
-            self._storage.remove(name)
-        self._shards, self._coverage = {}, Coverage()
-        for shard in shards:
-            self._take(shard)
-
-    def _write_merged(self, placed: Sequence[Placed]) -> list[Path]:
-        """Write blocks in the given order, adjacent ones joined, into shards of about SHARD_BYTES."""
-        runs: list[list[Placed]] = []
-        for one in placed:
-            before = runs[-1][-1].block if runs else None
-            if before is not None and (before.video_id, before.crop, before.stop) == (
-                one.block.video_id,
-                one.block.crop,
-                one.block.start,
-            ):
-                runs[-1].append(one)
-            else:
-                runs.append([one])
-        shards: list[list[list[Placed]]] = [[]]
-        size = 0
-        for run in runs:
-            if size >= SHARD_BYTES:
-                shards.append([])
-                size = 0
-            shards[-1].append(run)
-            size += joined(run).rows * self.provenance.embed_dim * 2
-
-        def write(runs: list[list[Placed]]) -> Path:
-            blocks = [joined(run) for run in runs]
-            return write_shard(self._storage.scratch, "shard", self.provenance, blocks, map(self._rows, runs))
-
-        with ThreadPoolExecutor(_MERGE_THREADS) as pool:  # pyarrow encodes without the GIL
-            return list(pool.map(write, filter(None, shards)))
-
-    def _rows(self, run: Sequence[Placed]) -> NDArray[np.float16]:
-        return np.concatenate([self._shards[placed.shard].rows(placed.number) for placed in run])
 
     def _exchange_superseded(self) -> None:
         for name in self._storage.names():
@@ -239,12 +182,7 @@ class FeatureStore:
             place = self._storage.set_aside(name, "damaged")
             self._tell(f"{error}: moved to {place}; its videos are extracted again")
         else:
-            self._take(shard)
-
-    def _take(self, shard: Shard) -> None:
-        self._shards[shard.path.name] = shard
-        for number, block in enumerate(shard.blocks):
-            self._coverage.add(Placed(block, shard.path.name, number))
+            self._ledger.add(shard)
 
 
 def _plan_key(block: Block) -> tuple[object, ...]:

@@ -1,0 +1,75 @@
+"""What became of the videos of a run: counts, figures and the budget of failures."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vadclip.errors import InputError
+from vadclip.features.reader import IndexRow
+from vadclip.progress import format_seconds
+
+_NAMED = 20
+
+
+@dataclass
+class Tally:
+    """Sums over the index."""
+
+    kinds: Counter[str] = field(default_factory=Counter)
+    """Videos by what became of them: ok, failed, too_short."""
+    rows: int = 0
+    """Of all crops."""
+    failed: list[str] = field(default_factory=list)
+    """The first failed videos, each with its error."""
+
+    def add(self, row: IndexRow) -> None:
+        """Count one video."""
+        kind = "failed" if row.status == "failed" else "ok" if row.rows else "too_short"
+        self.kinds[kind] += 1
+        self.rows += row.rows * len(row.crops)
+        if kind == "failed" and len(self.failed) < _NAMED:
+            self.failed.append(f"{row.video_id} ({row.error})")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """The store after a run, and what the run did."""
+
+    tally: Tally
+    seconds: Mapping[str, float]
+    """By phase, summed over workers; `total` is the time that passed."""
+    counts: Mapping[str, int]
+
+    def metrics(self) -> dict[str, float]:
+        """Flat figures for extract_metrics.json; rates only of what was done."""
+        kinds = ("ok", "failed", "too_short")
+        figures: dict[str, float] = {f"videos_{kind}": self.tally.kinds[kind] for kind in kinds}
+        figures["rows"] = self.tally.rows
+        figures |= {f"run_{name}": count for name, count in sorted(self.counts.items())}
+        figures |= {f"run_seconds_{name}": round(value, 3) for name, value in sorted(self.seconds.items())}
+        for what in ("images", "frames", "rows_imported"):
+            if self.counts.get(what):
+                figures[f"run_{what}_per_second"] = round(self.counts[what] / self.seconds["total"], 2)
+        return figures
+
+    def summary(self) -> str:
+        """One line about the run."""
+        kinds = self.tally.kinds
+        kinds_of_work = {"images": "images", "rows_imported": "imported rows"}
+        done = [f"{self.counts[key]:,} {what}" for key, what in kinds_of_work.items() if self.counts.get(key)]
+        took = format_seconds(self.seconds["total"])
+        work = f"{', '.join(done)} in {took}" if done else "nothing was missing"
+        there = f"{kinds['ok']:,} videos with {self.tally.rows:,} rows"
+        return f"{there}, {kinds['failed']:,} failed, {kinds['too_short']:,} too short; {work}"
+
+    def check_budget(self, max_failed_fraction: float) -> None:
+        """Raise InputError, naming them, if more than the given fraction of the videos failed."""
+        failed, count = self.tally.kinds["failed"], self.tally.kinds.total()
+        if failed <= max_failed_fraction * count:
+            return
+        names = ", ".join(self.tally.failed)
+        more = f" and {failed - _NAMED} more, see index.parquet" if failed > _NAMED else ""
+        raise InputError(
+            f"{failed} of {count} videos failed, more than extract.max_failed_fraction "
+            f"{max_failed_fraction:g} allows: {names}{more}. The good ones are kept; repair or remove these"
+        )

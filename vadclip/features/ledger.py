@@ -1,0 +1,103 @@
+"""Every block of a store and the shard it lies in, in a table on disk.
+
+The table is made anew from the shards' footers each time a store is opened, and is gone with the process: the
+shards are the truth. In memory is what is known of each shard, never of each video.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from vadclip.features.coverage import Coverage, Placed
+from vadclip.features.shards import Block, Shard
+from vadclip.manifest import Video
+from vadclip.scratch import open_scratch
+
+# In the order of the key, rows are in the order of manifest, crop and snippet.
+_SCHEMA = """
+CREATE TABLE blocks (
+  video_id TEXT, crop INTEGER, start INTEGER, stop INTEGER, rows INTEGER, frames INTEGER, content_hash TEXT,
+  decoder TEXT, shard TEXT, number INTEGER, kept INTEGER DEFAULT 0,
+  PRIMARY KEY (video_id, content_hash, crop, start)
+) WITHOUT ROWID
+"""
+_BLOCK = "video_id, crop, start, stop, rows, frames, content_hash, decoder"
+
+
+@dataclass(frozen=True)
+class ShardSize:
+    """What is known of a shard without opening it."""
+
+    blocks: int
+    row_bytes: int
+
+
+class Ledger:
+    """The blocks of a store, by video, content and crop; what is there twice counts once."""
+
+    def __init__(self) -> None:
+        self.shards: dict[str, ShardSize] = {}
+        self._table = open_scratch(_SCHEMA)
+
+    def add(self, shard: Shard) -> None:
+        """Take in a shard's blocks, but for those of which some snippets are there already."""
+        self.shards[shard.path.name] = ShardSize(len(shard.blocks), shard.row_bytes)
+        for number, block in enumerate(shard.blocks):
+            key = (block.video_id, block.content_hash, block.crop)
+            overlap = self._table.execute(
+                "SELECT 1 FROM blocks WHERE video_id = ? AND content_hash = ? AND crop = ? "
+                "AND start < ? AND stop > ?",
+                (*key, block.stop, block.start),
+            )
+            if overlap.fetchone() is None:
+                self._table.execute(
+                    f"INSERT OR IGNORE INTO blocks ({_BLOCK}, shard, number) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        block.video_id, block.crop, block.start, block.stop, block.rows, block.frames,
+                        block.content_hash, block.decoder, shard.path.name, number,
+                    ),
+                )  # fmt: skip
+
+    def of(self, video: Video) -> Coverage:
+        """Return what there is of a video as it is now."""
+        found = self._table.execute(
+            f"SELECT {_BLOCK}, shard, number FROM blocks WHERE video_id = ? AND content_hash = ? "
+            "ORDER BY crop, start",
+            (video.video_id, video.content_hash),
+        )
+        crops: dict[int, list[Placed]] = {}
+        for row in found:
+            crops.setdefault(row[1], []).append(_placed(row))
+        return Coverage(video, crops)
+
+    def keep(self, video: Video, crops: Iterable[int]) -> None:
+        """Mark the blocks of some crops as needed."""
+        self._table.executemany(
+            "UPDATE blocks SET kept = 1 WHERE video_id = ? AND content_hash = ? AND crop = ?",
+            [(video.video_id, video.content_hash, crop) for crop in crops],
+        )
+
+    def kept(self) -> dict[str, int]:
+        """Return how many blocks of each shard are marked."""
+        counts = dict.fromkeys(self.shards, 0)
+        counts.update(self._table.execute("SELECT shard, COUNT(*) FROM blocks WHERE kept GROUP BY shard"))
+        return counts
+
+    def kept_blocks(self, shards: Collection[str]) -> Iterator[Placed]:
+        """Yield the marked blocks of some shards in the order of manifest, crop and snippet."""
+        found = self._table.execute(
+            f"SELECT {_BLOCK}, shard, number FROM blocks WHERE kept "
+            "ORDER BY video_id, content_hash, crop, start"
+        )
+        return (_placed(row) for row in found if row[8] in shards)
+
+    def drop(self, shards: Collection[str]) -> None:
+        """Forget some shards and their blocks."""
+        for name in shards:
+            del self.shards[name]
+        self._table.create_function("gone", 1, shards.__contains__, deterministic=True)
+        self._table.execute("DELETE FROM blocks WHERE gone(shard)")
+
+
+def _placed(row: tuple[str, int, int, int, int, int, str, str, str, int]) -> Placed:
+    return Placed(Block(*row[:8]), *row[8:])

@@ -1,0 +1,112 @@
+"""Bringing a store's shards to rest: rows that nobody needs go, and what is small becomes large.
+
+Merged shards hold the kept blocks in the order of manifest, crop and snippet and are cut by size, so equal
+content gives equal files. Of the store, only the shards being written and their sources' footers are in
+memory.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vadclip.features.coverage import Placed, joined
+from vadclip.features.ledger import Ledger, ShardSize
+from vadclip.features.provenance import Provenance
+from vadclip.features.shards import Shard, write_shard
+from vadclip.features.storage import ShardStorage
+
+SHARD_BYTES = 128 * 2**20
+SHARD_BLOCKS = 4096
+"""A shard is cut where it reaches either: the list of its blocks, which is held while it is written, too."""
+_THREADS = 2
+_OPEN_SHARDS = 4
+
+Run = list[Placed]
+"""Adjacent blocks of one crop of a video, which become one block."""
+
+
+def merge_shards(ledger: Ledger, storage: ShardStorage, provenance: Provenance) -> None:
+    """Rewrite what holds blocks that are not kept, and unmerged or small shards, if there are any.
+
+    Raises OSError if the disk is full or read-only.
+    """
+    kept = ledger.kept()
+    rewrite = {
+        name
+        for name, size in ledger.shards.items()
+        if kept[name] > 0 and (name.startswith("part-") or kept[name] < size.blocks)
+    }
+    if rewrite:
+        rewrite |= {name for name, size in ledger.shards.items() if kept[name] > 0 and _small(size)}
+    gone = {name for name, count in kept.items() if count == 0} | rewrite
+    if not gone:
+        return
+    written = []
+    for path in _write_merged(ledger, rewrite, storage.scratch, provenance):
+        storage.add(path)
+        written.append(path.name)
+    for name in sorted(gone - set(written)):
+        storage.remove(name)
+    ledger.drop(gone)
+    for name in written:
+        ledger.add(Shard(storage.scratch / name))
+
+
+def _small(size: ShardSize) -> bool:
+    return size.row_bytes < SHARD_BYTES // 2 and size.blocks < SHARD_BLOCKS // 2
+
+
+def _write_merged(ledger: Ledger, rewrite: set[str], folder: Path, provenance: Provenance) -> Iterator[Path]:
+    """Write the kept blocks of some shards into new ones; yield each as it is there."""
+    waiting: deque[Future[Path]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:  # pyarrow encodes without the GIL
+        for runs in _cut(_join(ledger.kept_blocks(rewrite)), provenance.embed_dim):
+            if len(waiting) == _THREADS:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(_write, runs, folder, provenance))
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _join(blocks: Iterable[Placed]) -> Iterator[Run]:
+    run: Run = []
+    for placed in blocks:
+        block, last = placed.block, run[-1].block if run else None
+        if last is not None and (last.video_id, last.crop, last.stop) != (
+            block.video_id, block.crop, block.start,
+        ):  # fmt: skip
+            yield run
+            run = []
+        run.append(placed)
+    if run:
+        yield run
+
+
+def _cut(runs: Iterable[Run], width: int) -> Iterator[list[Run]]:
+    """Gather runs until they make a shard."""
+    gathered: list[Run] = []
+    size = 0
+    for run in runs:
+        if size >= SHARD_BYTES or len(gathered) >= SHARD_BLOCKS:
+            yield gathered
+            gathered, size = [], 0
+        gathered.append(run)
+        size += 2 * width * joined(run).rows
+    if gathered:
+        yield gathered
+
+
+def _write(runs: list[Run], folder: Path, provenance: Provenance) -> Path:
+    @lru_cache(_OPEN_SHARDS)
+    def opened(name: str) -> Shard:
+        return Shard(folder / name)
+
+    def rows(run: Run) -> NDArray[np.float16]:
+        return np.concatenate([opened(placed.shard).read(placed.number) for placed in run])
+
+    return write_shard(folder, "shard", provenance, [joined(run) for run in runs], map(rows, runs))
