@@ -15,7 +15,7 @@ from feature_helpers import Runner, contents, fill, index_rows, make_manifest, m
 
 from vadclip.errors import InputError
 from vadclip.features import lease
-from vadclip.features.conditional import Conditional, GoogleObject, PreconditionError, S3Object, conditional
+from vadclip.features.conditional import Conditional, PreconditionError, conditional
 from vadclip.features.lease import Lease, Times, hold_lease
 
 QUICK = Times(renew=0.1, silence=60)
@@ -42,66 +42,6 @@ def hold(uri: str, project: Path, times: Times = QUICK, told: list[str] | None =
     tell = (told if told is not None else []).append
     with hold_lease(uri, project / "features", project / ".cache", tell, times) as held:
         yield held
-
-
-def test_conditions_are_the_servers(bucket: str) -> None:
-    """What the lease rests on, asked of the server itself; a name may hold what an address quotes."""
-    thing = conditional(f"{bucket}/a été/thing#1%20?=")
-    assert isinstance(thing, GoogleObject if bucket.startswith("gs:") else S3Object)
-    with pytest.raises(FileNotFoundError):
-        thing.read()
-    for never in (lambda: thing.replace(b"none", thing.other_tag), lambda: thing.delete(thing.other_tag)):
-        with pytest.raises(PreconditionError):
-            never()
-    first = thing.create(b"one")
-    with pytest.raises(PreconditionError):
-        thing.create(b"two")
-    second = thing.replace(b"two\r\n--", first)
-    assert second != first
-    for refused in (
-        lambda: thing.replace(b"three", first),
-        lambda: thing.replace(b"three", thing.other_tag),
-        lambda: thing.delete(first),
-        lambda: thing.delete(thing.other_tag),
-    ):
-        with pytest.raises(PreconditionError):
-            refused()
-    assert thing.read() == (b"two\r\n--", second)
-    assert list(objects(bucket)) == ["a été/thing#1%20?="]
-    thing.delete(second)
-    with pytest.raises(FileNotFoundError):
-        thing.read()
-    with pytest.raises(PreconditionError):
-        thing.delete(second)
-
-
-@pytest.mark.parametrize("change", ["create", "replace", "delete"])
-def test_of_many_at_once_the_server_lets_one_through(bucket: str, change: str) -> None:
-    for number in range(5):
-        thing = conditional(f"{bucket}/{number}")
-        tag = thing.create(b"there") if change != "create" else ""
-        go, through = threading.Barrier(8), []
-
-        def compete(
-            thing: Conditional = thing, tag: str = tag, go: threading.Barrier = go, through: list = through
-        ) -> None:
-            go.wait()
-            try:
-                if change == "create":
-                    through.append(thing.create(b"mine"))
-                elif change == "replace":
-                    through.append(thing.replace(b"mine", tag))
-                else:
-                    through.append(thing.delete(tag))
-            except PreconditionError:
-                pass
-
-        threads = [threading.Thread(target=compete) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert len(through) == 1
 
 
 def test_one_of_many_takes_it_and_renews_it(bucket: str, tmp_path: Path) -> None:
