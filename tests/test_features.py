@@ -285,6 +285,21 @@ def test_videos_that_leave_or_change(tmp_path: Path) -> None:
     assert read_index(tmp_path / "features")[0] == ()
 
 
+def test_rows_of_a_video_whose_file_is_away_wait_for_it(tmp_path: Path) -> None:
+    """Its disk may just not be mounted. A video that left the manifest is gone (see above)."""
+    fill(tmp_path, MANIFEST, Runner())
+    before = contents(tmp_path / "features")
+    missing = {"num_frames": 0, "content_hash": "", "probe_error": "there is no such file"}
+    away = make_manifest(replace(video, **missing) for video in MANIFEST.videos)
+    runner = Runner()
+    filled = fill(tmp_path, away, runner)
+    assert filled.tally.kinds == {"failed": 6}
+    assert {(row.rows, row.shards) for row in index_rows(tmp_path)} == {(0, ())}
+    fill(tmp_path, MANIFEST, runner)
+    assert runner.units == []
+    assert contents(tmp_path / "features") == before
+
+
 def test_more_crops_are_added_and_fewer_are_only_hidden(tmp_path: Path) -> None:
     one, ten = (PARAMS.model_copy(update={"train_crops": crops}) for crops in (1, 10))
     fill(tmp_path, MANIFEST, Runner(), one)

@@ -77,6 +77,10 @@ class Ledger:
             [(video.video_id, video.content_hash, crop) for crop in crops],
         )
 
+    def keep_all(self, video: Video) -> None:
+        """Mark all blocks of a video, whatever its content was."""
+        self._table.execute("UPDATE blocks SET kept = 1 WHERE video_id = ?", (video.video_id,))
+
     def kept(self) -> dict[str, int]:
         """Return how many blocks of each shard are marked."""
         counts = dict.fromkeys(self.shards, 0)

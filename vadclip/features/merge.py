@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vadclip.features.coverage import Placed, joined
 from vadclip.features.ledger import Ledger, ShardSize
 from vadclip.features.provenance import Provenance
-from vadclip.features.shards import Shard, write_shard
+from vadclip.features.shards import Block, Shard, write_shard
 from vadclip.features.storage import ShardStorage
 
 SHARD_BYTES = 128 * 2**20
@@ -76,15 +76,17 @@ def _write_merged(ledger: Ledger, rewrite: set[str], folder: Path, provenance: P
 def _join(blocks: Iterable[Placed]) -> Iterator[Run]:
     run: Run = []
     for placed in blocks:
-        block, last = placed.block, run[-1].block if run else None
-        if last is not None and (last.video_id, last.crop, last.stop) != (
-            block.video_id, block.crop, block.start,
-        ):  # fmt: skip
+        if run and not _adjoins(run[-1].block, placed.block):
             yield run
             run = []
         run.append(placed)
     if run:
         yield run
+
+
+def _adjoins(one: Block, other: Block) -> bool:
+    same = one.video_id == other.video_id and one.content_hash == other.content_hash
+    return same and one.crop == other.crop and one.stop == other.start
 
 
 def _cut(runs: Iterable[Run], width: int) -> Iterator[list[Run]]:

@@ -115,6 +115,11 @@ class FeatureStore:
         Raises InputError if the disk is full or read-only.
         """
         for video in videos:
+            if (
+                not video.content_hash
+            ):  # its file is away, perhaps with its disk: its rows wait for it, unseen
+                self._ledger.keep_all(video)
+                continue
             there = self._ledger.of(video)
             if there.crops and self._outcome(there, crops[video.split]).status == "ok":
                 self._ledger.keep(video, there.complete())
