@@ -23,11 +23,14 @@ from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.video.reader import read_frames
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
+SCENE = 128  # frames of a scene of a mixed video
 TOWER = 224
 
 
 def picture(kind: str, number: int, texture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Return frame `number` of a plain or busy video, [HEIGHT, WIDTH, 3]."""
+    """Return frame `number` of a plain or busy video, or of one with scenes of either: [HEIGHT, WIDTH, 3]."""
+    if kind == "mixed":
+        kind = ("plain", "busy")[number // SCENE % 2]
     if kind == "plain":
         shade = (np.arange(WIDTH) // 2 + number) % 256
         return np.broadcast_to(shade[None, :, None], (HEIGHT, WIDTH, 3)).astype(np.uint8)

@@ -10,7 +10,10 @@ from conftest import PROJECT
 
 from benchmarks.measuring import Figure, timing_of
 
-BENCHMARKS = ("decoding", "evaluation", "extraction", "image_tower", "pool_overhead", "training_step")
+BENCHMARKS = (
+    *("decoding", "evaluation", "extraction", "gpu_extraction", "image_tower", "pool_overhead", "scoring"),
+    "training_step",
+)
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
@@ -29,7 +32,7 @@ def test_runs_and_writes_its_figures(name, tmp_path, monkeypatch, capsys):
     assert committed == {path: path.read_bytes() for path in Path("benchmarks", "results").iterdir()}
 
 
-@pytest.mark.parametrize("name", ["image_tower", "training_step"])
+@pytest.mark.parametrize("name", ["gpu_extraction", "image_tower", "scoring", "training_step"])
 def test_a_missing_gpu_is_said(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="--device cuda: no CUDA GPU can be used here"):

@@ -1,6 +1,7 @@
 """Parity with the official VadCLIP: same weights in, same numbers out (tests/golden/README.md).
 
-Tolerances: forward 2e-5, loss terms 1e-6, gradients 1e-4 of their norm, trajectory 1e-4.
+On the CPU, and on a GPU where there is one. Tolerances: forward 2e-5, loss terms 1e-6, gradients 1e-4 of
+their norm, trajectory 1e-4.
 """
 
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from clip_helpers import config_of_state, write_clip
+from devices import DEVICES
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -25,6 +27,7 @@ SETTINGS = {"ucf": (UCF_CRIME, 8, 1e-1), "xd": (XD_VIOLENCE, 16, 1e-4)}
 
 @dataclass
 class Case:
+    device: str
     golden: dict[str, Tensor]
     official: dict[str, Tensor]
     clip: Clip
@@ -32,23 +35,29 @@ class Case:
     contrast_weight: float
 
     def forward(self):
-        return self.model(self.golden["visual"], self.golden["lengths"])
+        return self.model(*self.there("visual", "lengths"))
 
     def loss(self):
-        return vadclip_loss(
-            self.forward(), self.golden["labels"], self.golden["lengths"], self.contrast_weight
-        )
+        return vadclip_loss(self.forward(), *self.there("labels", "lengths"), self.contrast_weight)
+
+    def there(self, *names: str) -> list[Tensor]:
+        return [self.golden[name].to(self.device) for name in names]
+
+
+@pytest.fixture(params=DEVICES)
+def device(request) -> str:
+    return request.param
 
 
 @pytest.fixture(params=SETTINGS)
-def case(request, golden_folder: Path, tmp_path: Path) -> Case:
+def case(request, device: str, golden_folder: Path, tmp_path: Path) -> Case:
     name = request.param
     classes, window, contrast_weight = SETTINGS[name]
     golden = load_file(golden_folder / f"{name}_golden.safetensors")
     official = load_file(golden_folder / f"{name}_weights.safetensors")
     clip_weights = clip_state(official)
     config = config_of_state(clip_weights, image_heads=IMAGE_HEADS, text_heads=TEXT_HEADS)
-    clip = load_clip(write_clip(tmp_path, config, clip_weights, quick_gelu=True), device="cpu")
+    clip = load_clip(write_clip(tmp_path, config, clip_weights, quick_gelu=True), device=device)
     length, width = official["frame_position_embeddings.weight"].shape
     model = VadClip(
         VadClipConfig(
@@ -64,12 +73,13 @@ def case(request, golden_folder: Path, tmp_path: Path) -> Case:
         clip.text,
     )
     model.load_state_dict(vadclip_state(official))
-    return Case(golden, official, clip, model, contrast_weight)
+    model.to(device)
+    return Case(device, golden, official, clip, model, contrast_weight)
 
 
 def _worst(ours: Tensor, golden: Tensor) -> float:
     assert ours.shape == golden.shape
-    return float((ours.detach() - golden).abs().max())
+    return float((ours.detach().cpu() - golden).abs().max())
 
 
 def test_golden_tokens(case: Case):
@@ -103,7 +113,7 @@ def test_golden_gradients(case: Case):
     }
     assert ours.keys() - {"disAdj.sigma"} == golden.keys()
     for name, expected in golden.items():
-        error = float((ours[name] - expected).norm())
+        error = float((ours[name].cpu() - expected).norm())
         assert error <= 1e-4 * max(float(expected.norm()), 1e-12), f"{name}: {error:g} of {expected.norm():g}"
 
 
@@ -123,7 +133,7 @@ def test_golden_five_training_steps(case: Case):
         # AdamW divides a gradient by its own size, so entries whose gradient is rounding noise (a key's bias,
         # which softmax cancels) move by noise in both codes: they are left out, and may be few only.
         meant = case.golden[f"grad.{name}"].abs() >= 1e-6
-        errors = (trained[name] - case.golden[f"trained.{name}"])[meant].abs()
+        errors = (trained[name].cpu() - case.golden[f"trained.{name}"])[meant].abs()
         assert float(errors.max()) <= 1e-4, name
         compared, total = compared + errors.numel(), total + meant.numel()
     assert compared > 0.95 * total
@@ -131,10 +141,10 @@ def test_golden_five_training_steps(case: Case):
 
 def test_golden_image_features(case: Case):
     with torch.inference_mode():
-        assert _worst(case.clip.image(case.golden["image"]), case.golden["image_features"]) <= 2e-5
+        assert _worst(case.clip.image(*case.there("image")), case.golden["image_features"]) <= 2e-5
 
 
 def test_golden_state_dict_goes_back_to_official_names(case: Case):
     back = official_state(case.model.state_dict(), clip_state(case.official))
     assert back.keys() == case.official.keys()
-    assert all(torch.equal(back[key], value) for key, value in case.official.items())
+    assert all(torch.equal(back[key].cpu(), value) for key, value in case.official.items())

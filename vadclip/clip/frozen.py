@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vadclip.clip.crops import crop_frames, resize_frames, resize_size
+from vadclip.clip.on_gpu import full_float32, fuse_quick_gelu, wait_asleep
 from vadclip.clip.text import TextTower, tokenize
 from vadclip.clip.weights import (
     clip_fingerprint,
@@ -98,6 +99,7 @@ class Clip:
             images = crop_frames(batch, self.image_size, crops).flatten(0, 1)
             images_BSS3 = images[start - first_frame * C : stop - first_frame * C]
             features_ND[start:stop] = self._encode_batch(images_BSS3, batch_images)
+        wait_asleep(self.device)
         return features_ND.view(-1, C, self.embed_dim).cpu().numpy()
 
     def _encode_batch(self, images_BSS3: Tensor, batch_images: int) -> Tensor:
@@ -126,6 +128,10 @@ def load_clip(params: "ClipParams", *, device: str) -> Clip:
     facts = {"vision": config["vision_cfg"], "text": config["text_cfg"], "mean": mean, "std": std}
     fingerprint = clip_fingerprint(model, facts)  # before the precision touches the values
     dtype = _DTYPES[params.precision]
+    if target.type == "cuda":
+        full_float32()
+        if dtype is not torch.float32:
+            fuse_quick_gelu(image)
     return Clip(
         name=Path(params.model).name,
         fingerprint=fingerprint,

@@ -2,7 +2,8 @@
 
 AdamW with milestones over batches from `batches.py`. After each epoch: figures over whole validation videos,
 the rule of `selection.py`, the state for resuming. The result depends on the `Task` alone: an interrupted
-training that goes on ends (on the CPU) in the weights, bit for bit, of one that was left in peace.
+training that goes on ends in the weights, bit for bit, of one that was left in peace, on the CPU and on the
+GPU that it was tried on (an H200; PyTorch promises it for no other).
 
 Deviations from the official code: the epoch is picked on validation videos with their video-level labels
 only, not on the test set, unless `train.selection: official` asks for that; a loss or gradient that is not
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vadclip.clip.on_gpu import repeatable
 from vadclip.config import TrainParams
 from vadclip.errors import InputError
 from vadclip.model.losses import LossTerms, vadclip_loss
@@ -91,6 +93,7 @@ def train(
         readers=readers,
     )
 
+    repeatable()
     torch.manual_seed(params.seed)
     model = VadClip(task.config, task.classes, task.text).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), params.learning_rate, weight_decay=params.weight_decay)
