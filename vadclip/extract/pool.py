@@ -171,11 +171,6 @@ class Pool(Generic[T, R]):
         now = time.monotonic()
         if self._cluster.room > 0:
             self._room_at = now
-        if now - self._room_at > _NO_ROOM_SECONDS:
-            raise InputError(
-                f"no node has been left for the workers for {_NO_ROOM_SECONDS / 60:g} minutes; what is done "
-                f"is kept, run the same command again; {self._cluster.situation()}"
-            )
         waiting = [member for member in self._members if member.node is None]
         since = min([self._room_at, *(member.waiting_since for member in waiting)])
         what = "nodes" if self._cluster.room == 0 else "a place (other work on the cluster may hold it)"
@@ -184,6 +179,11 @@ class Pool(Generic[T, R]):
         if now - since >= _QUIET_SECONDS and not again and not working:
             tell(f"waiting for {what}; {self._cluster.situation()}")
             self._told, self._told_at = what, now
+        if now - self._room_at > _NO_ROOM_SECONDS:
+            raise InputError(
+                f"no node has been left for the workers for {_NO_ROOM_SECONDS / 60:g} minutes; what is done "
+                f"is kept, run the same command again; {self._cluster.situation()}"
+            )
 
     def _judge(
         self, fallen: "_Fallen[T]", split: Callable[[T], Sequence[T]], tell: Callable[[str], None]
