@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measuring import Figure, add_device, arguments, check_device, measure, report, wait_for
+from vadclip.clip.on_gpu import full_float32
 from vadclip.clip.text import TextTower
 from vadclip.labels import UCF_CRIME
 from vadclip.model.losses import vadclip_loss
@@ -45,6 +46,7 @@ class Step:
             width=width, length=length, layers=2, window=8, heads=1, prompt_prefix=10, prompt_suffix=10
         )
         self.device, self.precision = device, precision
+        full_float32()
         self.model = VadClip(config, UCF_CRIME, text_tower(width, layers)).to(device).train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), 2e-5)
         # Long videos are pooled to `length` rows, so of UCF-Crime's most are full and some are padded.

@@ -108,7 +108,7 @@ def test_worker_is_filled_by_the_recipes_actors(job, recipe):
     execution = load_params(PROJECT / "vadclip" / "recipes" / f"{recipe}.yaml").execution
     limits = container(worker(job))["resources"]["limits"]
     per_gpu = limits["nvidia.com/gpu"] / execution.gpus_per_actor
-    assert int(limits["cpu"]) / execution.cpus_per_actor == per_gpu == 16
+    assert int(limits["cpu"]) / execution.cpus_per_actor == per_gpu == 4
 
 
 def test_no_secret_is_in_it(job):

@@ -31,6 +31,7 @@ from vadclip.features import merge, shards
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader, feature_fingerprint, read_index
 from vadclip.features.shards import Block, Shard, write_shard
+from vadclip.features.storage import LocalStorage
 from vadclip.features.store import FeatureStore, lock
 
 MANIFEST = make_manifest(
@@ -285,11 +286,13 @@ def test_videos_that_leave_or_change(tmp_path: Path) -> None:
     assert read_index(tmp_path / "features")[0] == ()
 
 
-def test_rows_of_a_video_whose_file_is_away_wait_for_it(tmp_path: Path) -> None:
-    """Its disk may just not be mounted. A video that left the manifest is gone (see above)."""
+@pytest.mark.parametrize("hashed", [False, True])
+def test_rows_of_a_video_whose_file_is_away_wait_for_it(hashed: bool, tmp_path: Path) -> None:
+    """Its disk may not be mounted, or fail in passing. A video that left the manifest is gone (see above)."""
     fill(tmp_path, MANIFEST, Runner())
     before = contents(tmp_path / "features")
-    missing = {"num_frames": 0, "content_hash": "", "probe_error": "there is no such file"}
+    missing = {"num_frames": 0, "probe_error": "it cannot be read (Input/output error)"}
+    missing |= {} if hashed else {"content_hash": ""}
     away = make_manifest(replace(video, **missing) for video in MANIFEST.videos)
     runner = Runner()
     filled = fill(tmp_path, away, runner)
@@ -298,6 +301,37 @@ def test_rows_of_a_video_whose_file_is_away_wait_for_it(tmp_path: Path) -> None:
     fill(tmp_path, MANIFEST, runner)
     assert runner.units == []
     assert contents(tmp_path / "features") == before
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_half_a_video_that_waited_is_not_in_the_way_of_the_whole(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as the whole one is there already and the half one still is, whichever is found first."""
+    video = make_video(f"v{number}", 1600, "test")
+    first = Runner()
+    first.stop_after = 1
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path, make_manifest([video]), first)
+    fill(
+        tmp_path, make_manifest([replace(video, num_frames=0, content_hash="", probe_error="away")]), Runner()
+    )
+    assert len(list((tmp_path / "features").glob("shard-*"))) == 1
+
+    def killed(path: Path, missing_ok: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStorage, "remove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fill(tmp_path, make_manifest([video]), Runner())
+    for path in (tmp_path / "features").glob("part-*"):
+        path.unlink()
+    assert len(list((tmp_path / "features").glob("shard-*"))) == 2
+    runner = Runner()
+    fill(tmp_path, make_manifest([video]), runner)
+    assert runner.units == []
+    check_all_rows(tmp_path, make_manifest([video]), {video.video_id: 100})
 
 
 def test_more_crops_are_added_and_fewer_are_only_hidden(tmp_path: Path) -> None:

@@ -67,6 +67,11 @@ def test_a_manifest_that_stays_on_disk(tmp_path):
     file = ManifestFile(path)
     assert (file.dataset, file.source, file.classes) == ("xd_violence", "videos", XD_VIOLENCE)
     assert tuple(file) == tuple(file) == manifest.videos
+    assert len(file) == count
+    write_manifest(_manifest(BROKEN), path)  # as ingest does, while a stage goes through the other one
+    assert tuple(file) == manifest.videos
+    assert tuple(ManifestFile(path)) == (BROKEN,)
+    write_manifest(manifest, path)
     assert pq.ParquetFile(path).num_row_groups == 2
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + bytes(len(whole) - 1000) + whole[len(whole) - 900 :])

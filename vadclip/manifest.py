@@ -11,7 +11,7 @@ import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -215,20 +215,32 @@ def write_manifest(manifest: Manifest, path: Path) -> bool:
     return write_bytes_if_changed(path, buffer.getvalue())
 
 
+class Videos(Protocol):
+    """Videos of a manifest, in order, that can be gone through again and again; a tuple will do."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Video]: ...
+
+
 class ManifestFile:
     """A manifest that stays on disk: iterating reads its videos in order, a batch at a time.
 
-    Raises InputError if the file is missing or is not one.
+    It is held open, so that it stays the same when ingest puts another one in its place meanwhile. Raises
+    InputError if the file is missing or is not one.
     """
 
     def __init__(self, path: Path | str) -> None:
         self._path = path
         try:
-            metadata = pq.read_schema(path).metadata or {}
+            self._file = pa.OSFile(str(path))
+            footer = pq.read_metadata(self._file)
         except FileNotFoundError:
             raise InputError(f"{path}: no such manifest; the ingest stage writes it") from None
         except (pa.ArrowInvalid, OSError) as error:
             raise self._unreadable(error) from None
+        self._count = int(footer.num_rows)
+        metadata = footer.metadata or {}
         if metadata.get(b"vadclip.manifest_version") != str(MANIFEST_VERSION).encode():
             raise InputError(
                 f"{path} is no manifest of version {MANIFEST_VERSION}; run the ingest stage again to rewrite "
@@ -239,11 +251,13 @@ class ManifestFile:
         classes = json.loads(metadata[b"vadclip.classes"])
         self.classes = Classes(labels=tuple(classes["labels"]), prompts=tuple(classes["prompts"]))
 
+    def __len__(self) -> int:
+        return self._count
+
     def __iter__(self) -> Iterator[Video]:
         try:
-            with pq.ParquetFile(self._path) as file:
-                for batch in file.iter_batches(_BATCH):
-                    yield from map(_video, batch.to_pylist())
+            for batch in pq.ParquetFile(self._file).iter_batches(_BATCH):
+                yield from map(_video, batch.to_pylist())
         except (pa.ArrowInvalid, OSError) as error:
             raise self._unreadable(error) from None
 

@@ -6,7 +6,7 @@ Who does the work is a parameter (`run_units`): a pool of actors, or whatever el
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
@@ -20,7 +20,7 @@ from vadclip.extract.work import Outcome, Tasks
 from vadclip.extract.worker import UnitReport
 from vadclip.features.failures import Failure
 from vadclip.features.store import FeatureStore
-from vadclip.manifest import Video, locate
+from vadclip.manifest import Videos, locate
 from vadclip.progress import track
 
 
@@ -50,7 +50,7 @@ def crops_by_split(params: ExtractParams) -> dict[str, tuple[int, ...]]:
 
 def fill_store(
     store: FeatureStore,
-    videos: Iterable[Video],
+    videos: Videos,
     root: str,
     params: ExtractParams,
     *,
@@ -89,6 +89,7 @@ def fill_store(
                     for failure in _take_in(store, outcome, seconds, counts):
                         store.fail(failure)
                         progress.message(f"{failure.video_id}: {failure.error}")
+    plan.close()
     tally = Tally()
     store.finish(videos, crops, tally.add)
     seconds["total"] = time.monotonic() - started

@@ -27,6 +27,10 @@ class Plan:
         count, images = self._table.execute(asked).fetchone()
         self._count, self.images = int(count), int(images)
 
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._table.close()
+
     def __len__(self) -> int:
         return self._count
 

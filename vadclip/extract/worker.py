@@ -75,7 +75,13 @@ class ExtractWorker:
         self._settings = settings
         self._temporary = shared_folder(settings.temporary)
         torch.set_num_threads(settings.threads)
-        self._clip = load_clip(settings.clip, device=settings.device)
+        try:
+            self._clip = load_clip(settings.clip, device=settings.device)
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"node {socket.gethostname()}: GPU memory has no room for one more CLIP: raise "
+                "execution.gpus_per_actor so that fewer actors share a GPU"
+            ) from None
         if self._clip.fingerprint != settings.provenance.clip_fingerprint:
             raise InputError(f"node {socket.gethostname()} has other CLIP weights than the driver")
         self._videos = OpenVideo(settings.decoder, partial(default_cache, settings.video_cache_bytes))

@@ -39,24 +39,32 @@ class Ledger:
         self._table = open_scratch(_SCHEMA)
 
     def add(self, shard: Shard) -> None:
-        """Take in a shard's blocks, but for those of which some snippets are there already."""
+        """Take in a shard's blocks; of those that share snippets the one that holds all of the others counts.
+
+        Without such a one it is the one that was there first.
+        """
         self.shards[shard.path.name] = ShardSize(len(shard.blocks), shard.row_bytes)
         for number, block in enumerate(shard.blocks):
             key = (block.video_id, block.content_hash, block.crop)
-            overlap = self._table.execute(
-                "SELECT 1 FROM blocks WHERE video_id = ? AND content_hash = ? AND crop = ? "
+            overlapping = self._table.execute(
+                "SELECT start, stop FROM blocks WHERE video_id = ? AND content_hash = ? AND crop = ? "
                 "AND start < ? AND stop > ?",
                 (*key, block.stop, block.start),
+            ).fetchall()
+            inside = all(block.start <= start and stop <= block.stop for start, stop in overlapping)
+            if not inside or sum(stop - start for start, stop in overlapping) >= block.stop - block.start:
+                continue
+            self._table.executemany(
+                "DELETE FROM blocks WHERE video_id = ? AND content_hash = ? AND crop = ? AND start = ?",
+                [(*key, start) for start, _ in overlapping],
             )
-            if overlap.fetchone() is None:
-                self._table.execute(
-                    f"INSERT OR IGNORE INTO blocks ({_BLOCK}, shard, number) "
-                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    (
-                        block.video_id, block.crop, block.start, block.stop, block.rows, block.frames,
-                        block.content_hash, block.decoder, shard.path.name, number,
-                    ),
-                )  # fmt: skip
+            self._table.execute(
+                f"INSERT INTO blocks ({_BLOCK}, shard, number) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    block.video_id, block.crop, block.start, block.stop, block.rows, block.frames,
+                    block.content_hash, block.decoder, shard.path.name, number,
+                ),
+            )  # fmt: skip
 
     def of(self, video: Video) -> Coverage:
         """Return what there is of a video as it is now."""

@@ -24,7 +24,7 @@ from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block
 from vadclip.features.storage import LocalStorage, ShardStorage
-from vadclip.manifest import SNIPPET_FRAMES, Video
+from vadclip.manifest import SNIPPET_FRAMES, Video, Videos
 
 
 @contextmanager
@@ -103,7 +103,7 @@ class FeatureStore:
 
     def finish(
         self,
-        videos: Iterable[Video],
+        videos: Videos,
         crops: Mapping[str, Sequence[int]],
         note: Callable[[IndexRow], None] = lambda row: None,
     ) -> None:
@@ -111,13 +111,12 @@ class FeatureStore:
 
         `videos` are the manifest's, sorted by `video_id`; they are gone through twice, and `note` gets each
         one's row. `crops` says which crops each split wants; others that are there stay, unseen by readers.
-        Every usable video must be complete or failed. Changes no byte where there is nothing to do.
-        Raises InputError if the disk is full or read-only.
+        Every usable video must be complete or failed. A video whose file could not be looked into keeps all
+        that there is of it, unseen too: its disk may just not be mounted. Changes no byte where there is
+        nothing to do. Raises InputError if the disk is full or read-only.
         """
         for video in videos:
-            if (
-                not video.content_hash
-            ):  # its file is away, perhaps with its disk: its rows wait for it, unseen
+            if video.probe_error is not None:
                 self._ledger.keep_all(video)
                 continue
             there = self._ledger.of(video)

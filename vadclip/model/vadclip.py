@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vadclip.clip.on_gpu import full_float32
 from vadclip.clip.text import TextTower
 from vadclip.errors import InputError
 from vadclip.labels import Classes
@@ -169,7 +168,6 @@ class VadClip(nn.Module):
         assert config.width == text.embed_dim, (
             f"width {config.width}, CLIP's joint dimension {text.embed_dim}"
         )
-        full_float32()
         self.config, self.classes = config, classes
         self._text = (text,)  # in a tuple, where nn.Module does not look for submodules
         self.temporal = TemporalEncoder(

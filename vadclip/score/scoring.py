@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from vadclip.clip.frozen import Clip
+from vadclip.clip.on_gpu import full_float32
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
 from vadclip.manifest import Video
@@ -134,6 +135,7 @@ def _forward(
     """Return result_NX of the pass's valid snippets, in order, X as far as the model has it: the anomaly
     score; log-normaliser and class probabilities."""
     valid_CT = np.arange(chunks_CTD.shape[1]) < lengths_C[:, None]
+    full_float32()
     device = device_of(model)
     with autocast(device, precision):
         output = model(

@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import vadclip
+from vadclip.clip.on_gpu import full_float32
 from vadclip.clip.text import CONTEXT_LENGTH, TextTower
 from vadclip.errors import InputError
 from vadclip.model.store import INFO_FILE, WEIGHTS_FILE, read_model_info
@@ -38,6 +39,7 @@ class ServedModel:
 
     def __init__(self, folder: Path) -> None:
         info = read_model_info(folder)
+        full_float32()
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         state = load_file(folder / WEIGHTS_FILE)
         learned = [tuple(value.shape) for name, value in state.items() if name.endswith(PROMPT_VECTORS)]

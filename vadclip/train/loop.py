@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vadclip.clip.on_gpu import repeatable
+from vadclip.clip.on_gpu import full_float32, repeatable
 from vadclip.config import TrainParams
 from vadclip.errors import InputError
 from vadclip.model.losses import LossTerms, vadclip_loss
@@ -93,6 +93,7 @@ def train(
         readers=readers,
     )
 
+    full_float32()
     repeatable()
     torch.manual_seed(params.seed)
     model = VadClip(task.config, task.classes, task.text).to(device)
