@@ -32,7 +32,7 @@ soak: .venv ## run the long versions of the promises
 .venv/.complete: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
 	  "error: Python 3.11 to 3.13 is needed and this is %d.%d; name another: make PYTHON=python3.11" % v)'
-	@echo "Making the environment in .venv (3.3 GB to download, 6.9 GB on disk) ..."
+	@echo "Making the environment in .venv (3.3 GB to download, 7.1 GB on disk) ..."
 	@$(PYTHON) -m venv --clear .venv
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
