@@ -30,11 +30,7 @@ def main() -> None:
     else:
         provenance = Provenance.imported(clip.embed_dim)
     place = params.execution.features_uri
-    with (
-        scratch_faults(),
-        lock(FEATURES),
-        open_storage(FEATURES, CACHE, place, tell=print) as storage,
-    ):
+    with scratch_faults(), lock(FEATURES), open_storage(FEATURES, CACHE, place, tell=print) as storage:
         filled = fill_store(
             FeatureStore(FEATURES, CACHE, provenance, tell=print, storage=storage),
             manifest,

@@ -86,7 +86,7 @@ def plan_units(
             part = Slice(
                 video.video_id, video.content_hash, location, video.num_frames, gap.crops, start, stop
             )
-            images = (stop - start) * len(gap.crops) * frames_per_snippet
+            images = Unit((part,), frames_per_snippet).images
             if gathered.slices and gathered.images + images > unit_images:
                 yield Unit(tuple(gathered.slices), frames_per_snippet)
                 gathered = begun[gap.crops] = _Gathered()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from vadclip.features.coverage import Coverage, Placed
-from vadclip.features.shards import Block, Shard
+from vadclip.features.shards import BLOCK_FIELDS, Block, Shard, block_values
 from vadclip.manifest import Video
 from vadclip.scratch import open_scratch
 
@@ -20,7 +20,7 @@ CREATE TABLE blocks (
   PRIMARY KEY (video_id, content_hash, crop, start)
 ) WITHOUT ROWID
 """
-_BLOCK = "video_id, crop, start, stop, rows, frames, content_hash, decoder"
+_BLOCK = ", ".join(BLOCK_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,8 @@ class Ledger:
             )
             self._table.execute(
                 f"INSERT INTO blocks ({_BLOCK}, shard, number) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    block.video_id, block.crop, block.start, block.stop, block.rows, block.frames,
-                    block.content_hash, block.decoder, shard.path.name, number,
-                ),
-            )  # fmt: skip
+                (*block_values(block), shard.path.name, number),
+            )
 
     def of(self, video: Video) -> Coverage:
         """Return what there is of a video as it is now."""

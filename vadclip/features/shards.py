@@ -61,7 +61,9 @@ class Block:
         return self.rows < self.stop - self.start
 
 
-_FIELDS = attrgetter(*(field.name for field in fields(Block)))
+BLOCK_FIELDS = tuple(field.name for field in fields(Block))
+block_values = attrgetter(*BLOCK_FIELDS)
+"""Return a block as a row of `BLOCK_FIELDS`; `Block(*row)` is the way back."""
 
 
 def schema(width: int) -> pa.Schema:
@@ -92,7 +94,7 @@ def write_shard(
     described = schema(width).with_metadata(
         {
             _PROVENANCE_KEY: provenance.to_json(),
-            _BLOCKS_KEY: json.dumps([_FIELDS(block) for block in blocks], separators=(",", ":")),
+            _BLOCKS_KEY: json.dumps([block_values(block) for block in blocks], separators=(",", ":")),
         }
     )
     options = {"use_dictionary": ["video_id", "crop"], "compression": "none", "write_statistics": False}
