@@ -28,18 +28,18 @@ from rich.console import Console
 from rich.table import Table
 
 from vadclip.config import ExtractParams
+from vadclip.extract.coverage import Gap
+from vadclip.extract.encode import OpenVideo, extract
 from vadclip.extract.fill import RunUnits, fill_store
-from vadclip.extract.slices import OpenVideo, extract
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit, plan_units, split_unit
-from vadclip.extract.work import Outcome, PoolOptions, Tasks
 from vadclip.extract.worker import UnitReport
-from vadclip.features.coverage import Gap
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import write_shard
-from vadclip.features.store import FeatureStore
 from vadclip.files import write_text_atomic
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, ManifestFile, Video, write_manifest
+from vadclip.pool.work import Outcome, PoolOptions, Tasks
 from vadclip.video.reader import probe
 
 RESULT = Path("benchmarks/results/memory.json")
@@ -167,7 +167,7 @@ class MadeUpWorker:
 
 def on_ray(units: Tasks[Unit], folder: Path, **callbacks: Any) -> Generator[Outcome[Unit, UnitReport]]:
     """Have two actors do the units."""
-    from vadclip.extract.pool import Pool
+    from vadclip.pool.pool import Pool
 
     options = PoolOptions(None, 2, 0.5, 0, max_attempts=1, stall_seconds=60)
     with Pool(partial(MadeUpWorker, str(folder)), options) as pool:

@@ -14,7 +14,7 @@ from typing import Any
 import ray
 
 from benchmarks.measuring import Figure, arguments, report, timing_of
-from vadclip.extract.pool import Pool, PoolOptions
+from vadclip.pool.pool import Pool, PoolOptions
 
 ACTORS = 2
 CPUS = 0.5  # of each, as Ray counts: both kinds fit on two cores, and one of them is always idle

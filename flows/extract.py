@@ -9,9 +9,9 @@ from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
 from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import run_units
+from vadclip.extract.store import FeatureStore, lock
 from vadclip.features.provenance import Provenance
 from vadclip.features.remote_storage import open_storage
-from vadclip.features.store import FeatureStore, lock
 from vadclip.files import write_text_atomic
 from vadclip.manifest import ManifestFile, dataset_root
 from vadclip.scratch import scratch_faults

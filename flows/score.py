@@ -8,7 +8,7 @@ from vadclip.clip.frozen import load_clip
 from vadclip.config import flatten, load_params
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import read_manifest
-from vadclip.model.store import load_model
+from vadclip.model.folder import load_model
 from vadclip.score.scoring import check_model_fits, score_videos
 from vadclip.score.table import ScoreInfo, scores_table, write_scores
 from vadclip.tracking import runs as tracking

@@ -11,11 +11,11 @@ from vadclip.config import flatten, load_params
 from vadclip.features.reader import FeatureReader
 from vadclip.files import sha256_file
 from vadclip.manifest import read_manifest
-from vadclip.model.store import save_model
+from vadclip.model.folder import save_model
+from vadclip.model.inference import class_texts
 from vadclip.tracking import runs as tracking
 from vadclip.train.history import History
 from vadclip.train.imported import import_into
-from vadclip.train.inference import class_texts
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder, resume_key
 from vadclip.train.task import make_task

@@ -9,14 +9,14 @@ from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.extract.fill import fill_store
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.work import Outcome
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
 from vadclip.features.remote_storage import open_storage
-from vadclip.features.store import FeatureStore
 from vadclip.manifest import Manifest
+from vadclip.pool.work import Outcome
 
 BATCH = 16
 

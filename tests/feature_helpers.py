@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 
 from vadclip.config import ExtractParams
+from vadclip.extract.encode import Extracted
+from vadclip.extract.failures import Failure
 from vadclip.extract.fill import fill_store
-from vadclip.extract.slices import Extracted
+from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.work import Outcome, Tasks
 from vadclip.extract.worker import leave_shard
-from vadclip.features.failures import Failure
 from vadclip.features.lease import Times
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, read_index
 from vadclip.features.remote_storage import open_storage
-from vadclip.features.store import FeatureStore, lock
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
+from vadclip.pool.work import Outcome, Tasks
 
 WIDTH = 8
 PROVENANCE = Provenance(

@@ -16,10 +16,10 @@ import av
 import psutil
 from video_helpers import numbered_frame, truncate, write_audio
 
-from vadclip.extract.pool import Pool, PoolOptions
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.work import Beat, Outcome
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.pool.pool import Pool, PoolOptions
+from vadclip.pool.work import Beat, Outcome
 
 GROUPS, GROUP_FRAMES = 40, 16
 _TICK = Fraction(1, 25)

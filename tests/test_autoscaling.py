@@ -10,7 +10,7 @@ import ray
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
-from vadclip.extract.pool import Pool, PoolOptions
+from vadclip.pool.pool import Pool, PoolOptions
 
 
 class Echo:

@@ -8,13 +8,13 @@ from safetensors.numpy import load_file
 from training_helpers import CLASSES, CPU, Features, params, toy, video
 
 from vadclip.errors import InputError
+from vadclip.model.inference import split_chunks
 from vadclip.train.batches import (
     anomalous_rows,
     epoch_batches,
     load_rows,
     pool,
     sequence_rows,
-    split_chunks,
 )
 
 SIX_NORMAL_NINE_NOT = np.array([False] * 6 + [True] * 9)

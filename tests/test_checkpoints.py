@@ -23,9 +23,9 @@ from vadclip.model.checkpoints import (
     write_checkpoint,
     write_clip_weights,
 )
+from vadclip.model.folder import ModelInfo, load_model, read_model_info, save_model
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.official_names import clip_state
-from vadclip.model.store import ModelInfo, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 
 SETTINGS = {"ucf": (UCF_CRIME, 2, 8, "ucf_crime"), "xd": (XD_VIOLENCE, 1, 16, "xd_violence")}

@@ -24,16 +24,16 @@ from video_helpers import numbered_frame, write_video
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams
 from vadclip.errors import InputError
-from vadclip.extract import pool as pool_module
 from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import clip_files
-from vadclip.extract.pool import Outcome, Pool, PoolOptions
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit, split_unit
 from vadclip.extract.worker import UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader, read_index
-from vadclip.features.store import FeatureStore
 from vadclip.manifest import Manifest, write_manifest
+from vadclip.pool import pool as pool_module
+from vadclip.pool.pool import Outcome, Pool, PoolOptions
 
 ray.cloudpickle.register_pickle_by_value(cluster_helpers)  # nodes do not have the tests either
 

@@ -26,11 +26,11 @@ from video_helpers import rotate_mp4, write_video
 from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
 from vadclip.errors import InputError
+from vadclip.extract.coverage import Gap
+from vadclip.extract.encode import OpenVideo, extract, frame_numbers
 from vadclip.extract.plan import Plan
-from vadclip.extract.slices import OpenVideo, extract, frame_numbers
 from vadclip.extract.units import Slice, Unit, plan_units, split_unit
 from vadclip.extract.worker import ExtractWorker, WorkerSettings
-from vadclip.features.coverage import Gap
 from vadclip.features.provenance import ClipIdentity, Provenance
 from vadclip.features.reader import FeatureReader, read_index
 from vadclip.manifest import dataset_root, read_manifest, write_manifest

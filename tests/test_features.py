@@ -26,13 +26,14 @@ from feature_helpers import (
 )
 
 from vadclip.errors import InputError
-from vadclip.extract.work import Outcome
-from vadclip.features import merge, shards
+from vadclip.extract import merge
+from vadclip.extract.store import FeatureStore, lock
+from vadclip.features import shards
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader, feature_fingerprint, read_index
 from vadclip.features.shards import Block, Shard, write_shard
 from vadclip.features.storage import LocalStorage
-from vadclip.features.store import FeatureStore, lock
+from vadclip.pool.work import Outcome
 
 MANIFEST = make_manifest(
     [
@@ -532,7 +533,7 @@ def test_only_what_was_asked_for_is_taken_in(tmp_path: Path) -> None:
 
 
 def test_a_second_extraction_is_refused_at_once(tmp_path: Path) -> None:
-    code = "import sys, pathlib, vadclip.features.store as s\nwith s.lock(pathlib.Path(sys.argv[1])): pass"
+    code = "import sys, pathlib, vadclip.extract.store as s\nwith s.lock(pathlib.Path(sys.argv[1])): pass"
     command = [sys.executable, "-c", code, str(tmp_path / "features")]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     with lock(tmp_path / "features"):

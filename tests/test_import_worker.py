@@ -10,14 +10,14 @@ from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
 from vadclip.extract.fill import fill_store
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Slice, Unit
-from vadclip.extract.work import Outcome
 from vadclip.extract.worker import shared_folder
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Shard
-from vadclip.features.store import FeatureStore
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import Manifest, Video
+from vadclip.pool.work import Outcome
 
 WIDTH = 512
 PROVENANCE = Provenance.imported(WIDTH)

@@ -10,10 +10,10 @@ from training_helpers import CLASSES, CPU, Recorder, task, text_tower, toy
 
 from vadclip.config import load_params
 from vadclip.errors import InputError
+from vadclip.model.inference import class_texts, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
-from vadclip.train.inference import class_texts, video_output
 from vadclip.train.loop import train
 from vadclip.train.official_selection import OfficialSelection
 from vadclip.train.resume import ResumeFolder

@@ -23,12 +23,12 @@ import flows.train
 from vadclip.clip.frozen import load_clip_weights
 from vadclip.config import ClipParams
 from vadclip.extract.import_worker import ImportWorker
-from vadclip.extract.work import Outcome
 from vadclip.features.npy_files import crop_path
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import read_manifest
 from vadclip.model.checkpoints import export_state, write_checkpoint
-from vadclip.model.store import read_model_info
+from vadclip.model.folder import read_model_info
+from vadclip.pool.work import Outcome
 from vadclip.score.table import read_scores
 
 DATASETS = {"ucf": "ucf_crime", "xd": "xd_violence"}

@@ -115,8 +115,8 @@ def test_records_leave_out_what_is_not_there():
 
 def test_validation_by_alignment_alone_is_that_branchs_ranking():
     """With both branches AUC is the classification branch's, AP the alignment's; with one, both are its."""
+    from vadclip.model.inference import branch_scores
     from vadclip.model.vadclip import VadClipOutput
-    from vadclip.train.inference import branch_scores
 
     anomaly_BT = torch.tensor([[0.0, 2.0]])
     class_BTK = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])

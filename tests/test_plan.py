@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from conftest import PROJECT
 from feature_helpers import make_video
 
-from vadclip.extract.jobs import Job, Jobs
+from vadclip.extract.coverage import Gap
 from vadclip.extract.plan import Plan
 from vadclip.extract.units import plan_units
-from vadclip.features.coverage import Gap
+from vadclip.pool.jobs import Job, Jobs
 
 
 def test_units_come_out_largest_first_as_they_went_in() -> None:
@@ -69,7 +69,7 @@ from feature_helpers import make_video
 from vadclip.errors import InputError
 from vadclip.extract.plan import Plan
 from vadclip.extract.units import plan_units
-from vadclip.features.coverage import Gap
+from vadclip.extract.coverage import Gap
 from vadclip.scratch import scratch_faults
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, 8_000_000))

@@ -14,9 +14,9 @@ import ray
 from pool_workers import FaultyWorker
 
 from vadclip.errors import InputError
-from vadclip.extract import pool
-from vadclip.extract.cluster import Cluster
-from vadclip.extract.pool import Outcome, Pool, PoolOptions
+from vadclip.pool import pool
+from vadclip.pool.cluster import Cluster
+from vadclip.pool.pool import Outcome, Pool, PoolOptions
 
 # Actors and child processes import the workers from here.
 PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"

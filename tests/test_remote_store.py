@@ -29,7 +29,8 @@ from feature_helpers import (
 
 from vadclip.config import load_params
 from vadclip.errors import InputError
-from vadclip.features import merge, remote_storage
+from vadclip.extract import merge
+from vadclip.features import remote_storage
 from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import write_shard
 

@@ -19,7 +19,7 @@ from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import write_manifest
-from vadclip.model.store import ModelInfo, save_model
+from vadclip.model.folder import ModelInfo, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking

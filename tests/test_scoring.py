@@ -10,7 +10,7 @@ from score_helpers import CLASSES, make_scores, make_video
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
-from vadclip.model.store import ModelInfo, load_model, read_model_info, save_model
+from vadclip.model.folder import ModelInfo, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.scoring import check_model_fits, score_videos
 from vadclip.score.table import ScoreInfo, read_scores, scores_table, write_scores

@@ -10,10 +10,10 @@ from safetensors.torch import load_file
 from training_helpers import CLASSES, task, text_tower
 
 from vadclip.errors import InputError
-from vadclip.model.store import save_model
+from vadclip.model.folder import save_model
+from vadclip.model.inference import class_texts, video_output
 from vadclip.model.vadclip import VadClip
 from vadclip.tracking.served import PACKAGES, TEXT_FILE, ServedModel, requirements, write_served
-from vadclip.train.inference import class_texts, video_output
 
 TEXT = text_tower()
 FEATURES = np.random.default_rng(0).standard_normal((2, 19, 16)).astype(np.float32)

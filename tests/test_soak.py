@@ -17,11 +17,11 @@ from soak_helpers import BROKEN, CHANGED, GROUPS, Clips, KilledActors
 from vadclip.clip.identity import identify_clip
 from vadclip.config import IngestParams
 from vadclip.extract.fill import fill_store
-from vadclip.extract.pool import PoolOptions
+from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.worker import WorkerSettings
 from vadclip.features.provenance import Provenance
-from vadclip.features.store import FeatureStore, lock
 from vadclip.ingest.rows import ingest
+from vadclip.pool.pool import PoolOptions
 
 PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
 

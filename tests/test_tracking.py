@@ -15,11 +15,11 @@ from conftest import PROJECT
 from training_helpers import CPU, task, text_tower
 
 from vadclip.config import TrackingParams
-from vadclip.model.store import save_model
+from vadclip.model.folder import save_model
+from vadclip.model.inference import class_texts, video_output
 from vadclip.tracking.lineage import lineage_tags
 from vadclip.tracking.runs import add_to_run, training_run
 from vadclip.train.history import EpochRecord, StepRecord
-from vadclip.train.inference import class_texts, video_output
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder
 from vadclip.train.selection import ValidationFigures

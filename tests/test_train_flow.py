@@ -20,7 +20,7 @@ from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import Manifest, write_manifest
-from vadclip.model.store import load_model
+from vadclip.model.folder import load_model
 from vadclip.tracking.logger import TrainingRun
 
 OUTPUTS = {"epochs.json", "model.json", "model.safetensors", "run.json", "steps.csv"}

@@ -14,11 +14,11 @@ from conftest import PROJECT
 from training_helpers import CLASSES, CPU, Features, Recorder, params, task, text_tower, toy, video
 
 from vadclip.errors import InputError
+from vadclip.model.inference import class_texts, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
 from vadclip.train.history import EpochRecord, History, StepRecord
-from vadclip.train.inference import class_texts, video_output
 from vadclip.train.loop import TrainingError, train
 from vadclip.train.resume import ResumeFolder, resume_key
 from vadclip.train.validation import Validation
@@ -243,7 +243,7 @@ def test_a_video_in_one_chunk_or_many_passes_is_the_same(undisturbed, monkeypatc
     whole = video_output(trained.model, rows, text_KD, "fp32")
     assert whole.anomaly_logits_BT.shape == (1, 43)
     assert whole.class_logits_BTK.shape == (1, 43, 3)
-    monkeypatch.setattr("vadclip.train.inference.CHUNKS_PER_PASS", 2)
+    monkeypatch.setattr("vadclip.model.inference.CHUNKS_PER_PASS", 2)
     parts = video_output(trained.model, rows, text_KD, "fp32")
     torch.testing.assert_close(parts.anomaly_logits_BT, whole.anomaly_logits_BT)
     torch.testing.assert_close(parts.class_logits_BTK, whole.class_logits_BTK)

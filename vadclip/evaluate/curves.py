@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from vadclip.evaluate.frame_figures import weighted_frames
 from vadclip.evaluate.metrics import TestSet
+from vadclip.frame_figures import weighted_frames
 
 TABLE_POINTS = 501  # a table's rows; DVC embeds them in its pages
 

@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from vadclip.errors import InputError
-from vadclip.evaluate.frame_figures import frame_auc
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.evaluate.plots import (
     COLOURS,
@@ -28,6 +27,7 @@ from vadclip.evaluate.plots import (
     shortened,
     title,
 )
+from vadclip.frame_figures import frame_auc
 from vadclip.manifest import SNIPPET_FRAMES, Video, locate
 from vadclip.video.reader import read_frames
 

@@ -13,14 +13,14 @@ from typing import Protocol
 
 from vadclip.config import ExtractParams
 from vadclip.errors import InputError
+from vadclip.extract.failures import Failure
 from vadclip.extract.plan import Plan
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled, Tally
 from vadclip.extract.units import Unit, plan_units
-from vadclip.extract.work import Outcome, Tasks
 from vadclip.extract.worker import UnitReport
-from vadclip.features.failures import Failure
-from vadclip.features.store import FeatureStore
 from vadclip.manifest import Videos, locate
+from vadclip.pool.work import Outcome, Tasks
 from vadclip.progress import track
 
 

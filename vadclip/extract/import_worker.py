@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 
 from vadclip.config import ClipParams
 from vadclip.errors import InputError
-from vadclip.extract.slices import Extracted
+from vadclip.extract.encode import Extracted
+from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
-from vadclip.extract.work import Beat
 from vadclip.extract.worker import UnitReport, leave_shard, shared_folder
-from vadclip.features.failures import Failure
 from vadclip.features.npy_files import crop_path
 from vadclip.features.provenance import Provenance
+from vadclip.pool.work import Beat
 from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 # vadclip.md section 1: norms of raw ViT-B/16 rows are 8.8 to 11.

@@ -10,9 +10,9 @@ from typing import Any
 from vadclip.config import ClipParams, Params
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.work import Outcome, PoolOptions, Tasks, Worker
 from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
 from vadclip.features.provenance import Provenance
+from vadclip.pool.work import Outcome, PoolOptions, Tasks, Worker
 
 
 def run_units(
@@ -21,7 +21,7 @@ def run_units(
     """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
     # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
-    from vadclip.extract.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
+    from vadclip.pool.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
 
     options = PoolOptions.of(params.execution)
     place = folder if isinstance(folder, str) else str(folder.absolute())

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from vadclip.features.coverage import Gap
+from vadclip.extract.coverage import Gap
 from vadclip.features.shards import Block
 from vadclip.manifest import SNIPPET_FRAMES, Video
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from vadclip.config import ClipParams, ExecutionParams
 from vadclip.errors import InputError
-from vadclip.extract.slices import Extracted, OpenVideo, extract
+from vadclip.extract.encode import Extracted, OpenVideo, extract
+from vadclip.extract.failures import Failure
 from vadclip.extract.units import Unit
 from vadclip.extract.video_cache import DEFAULT_BYTES, default_cache
-from vadclip.extract.work import Beat
-from vadclip.features.failures import Failure
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import write_shard
+from vadclip.pool.work import Beat
 from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 

@@ -16,7 +16,7 @@ from vadclip.model.checkpoints import (
     import_checkpoint,
     write_checkpoint,
 )
-from vadclip.model.store import ModelInfo, read_model_info
+from vadclip.model.folder import ModelInfo, read_model_info
 from vadclip.model.vadclip import VadClipConfig
 
 

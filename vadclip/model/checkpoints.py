@@ -25,8 +25,8 @@ from vadclip.clip.text import TextTower
 from vadclip.errors import InputError
 from vadclip.files import atomic_path, sha256_file
 from vadclip.labels import Classes
+from vadclip.model.folder import EXTRA_FILE, ModelInfo, read_model_state, save_model
 from vadclip.model.official_names import CLIP_PREFIX, clip_state, official_state, vadclip_state
-from vadclip.model.store import EXTRA_FILE, ModelInfo, read_model_state, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 
 NO_TRACE = "window, heads, classes and prompts leave no trace in a checkpoint: they are those of params.yaml"

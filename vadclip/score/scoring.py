@@ -22,12 +22,12 @@ from vadclip.clip.on_gpu import full_float32
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
 from vadclip.manifest import Video
-from vadclip.model.store import ModelInfo
+from vadclip.model.folder import ModelInfo
+from vadclip.model.inference import CHUNKS_PER_PASS, autocast, class_texts, device_of, split_chunks
 from vadclip.model.vadclip import VadClip
 from vadclip.progress import track
 from vadclip.score.table import ScoreInfo, Scores
-from vadclip.train.batches import Features, split_chunks
-from vadclip.train.inference import CHUNKS_PER_PASS, autocast, class_texts, device_of
+from vadclip.train.batches import Features
 
 
 def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> None:

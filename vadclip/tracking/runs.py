@@ -215,7 +215,7 @@ class _Store:
     def log_model(self, run_id: str, model_folder: Path, text_KD: "Tensor | None") -> None:
         """Log the pyfunc: data, this package's code, signature, requirements. The run is the active one."""
         # They need torch, without which the other stages' tracking works.
-        from vadclip.model.store import read_model_info
+        from vadclip.model.folder import read_model_info
         from vadclip.tracking.served import requirements, write_served
 
         if MODEL_LOGGED in self._client.get_run(run_id).data.tags:

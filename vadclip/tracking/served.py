@@ -22,9 +22,9 @@ import vadclip
 from vadclip.clip.on_gpu import full_float32
 from vadclip.clip.text import CONTEXT_LENGTH, TextTower
 from vadclip.errors import InputError
-from vadclip.model.store import INFO_FILE, WEIGHTS_FILE, read_model_info
+from vadclip.model.folder import INFO_FILE, WEIGHTS_FILE, read_model_info
+from vadclip.model.inference import video_output
 from vadclip.model.vadclip import VadClip
-from vadclip.train.inference import video_output
 
 TEXT_FILE = "class_text.safetensors"
 PROMPT_VECTORS = "prompts.vectors"

@@ -81,23 +81,6 @@ def sequence_rows(rows_ND: npt.NDArray[Float], length: int) -> npt.NDArray[Float
     return pool(rows_ND, length) if len(rows_ND) > length else rows_ND
 
 
-def split_chunks(
-    rows_ND: npt.NDArray[Float], length: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Split a test video into (chunks_CTD, lengths_C): chunks of `length` rows, the last one zero-padded.
-
-    Deviation: where N is a multiple of `length` the official split adds one chunk of padding, whose outputs
-    it then drops; here it is not made.
-    """
-    assert len(rows_ND) >= 1, "a video without rows has no chunks"
-    chunks = -(-len(rows_ND) // length)
-    padded = np.zeros((chunks * length, rows_ND.shape[1]), np.float32)
-    padded[: len(rows_ND)] = rows_ND
-    lengths_C = np.full(chunks, length, np.int64)
-    lengths_C[-1] = len(rows_ND) - (chunks - 1) * length
-    return padded.reshape(chunks, length, -1), lengths_C
-
-
 def anomalous_rows(videos: Sequence[Video], classes: Classes, crops: int) -> npt.NDArray[np.bool_]:
     """Say of each training row (video by video, crop by crop) whether its video is anomalous; shape [R]."""
     return np.repeat([video.labels != (classes.normal,) for video in videos], crops).astype(np.bool_)

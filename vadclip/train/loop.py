@@ -23,12 +23,12 @@ from torch import Tensor
 from vadclip.clip.on_gpu import full_float32, repeatable
 from vadclip.config import TrainParams
 from vadclip.errors import InputError
+from vadclip.model.inference import autocast
 from vadclip.model.losses import LossTerms, vadclip_loss
 from vadclip.model.vadclip import VadClip, VadClipOutput
 from vadclip.progress import track
 from vadclip.train.batches import Batch, anomalous_rows, epoch_batches, load_rows
 from vadclip.train.history import EpochRecord, History, StepRecord, TrainLogger
-from vadclip.train.inference import autocast
 from vadclip.train.official_selection import OfficialSelection
 from vadclip.train.resume import (
     ResumeFolder,

@@ -19,11 +19,17 @@ import numpy.typing as npt
 import torch
 
 from vadclip.errors import InputError
-from vadclip.evaluate.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets
+from vadclip.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets
 from vadclip.manifest import SNIPPET_FRAMES
+from vadclip.model.inference import (
+    CHUNKS_PER_PASS,
+    autocast,
+    branch_scores,
+    class_texts,
+    device_of,
+    split_chunks,
+)
 from vadclip.model.vadclip import VadClip
-from vadclip.train.batches import split_chunks
-from vadclip.train.inference import CHUNKS_PER_PASS, autocast, branch_scores, class_texts, device_of
 from vadclip.train.selection import ValidationFigures
 from vadclip.train.task import Task
 

@@ -12,7 +12,7 @@ from vadclip.errors import InputError
 from vadclip.features.reader import FeatureReader
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
-from vadclip.model.store import ModelInfo
+from vadclip.model.folder import ModelInfo
 from vadclip.model.vadclip import VadClipConfig
 from vadclip.train.batches import Features
 from vadclip.train.selection import Criterion, ValidationFigures, criterion_for

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from vadclip.config import TrainParams
+from vadclip.model.inference import branch_scores, class_texts, device_of, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows
-from vadclip.train.inference import branch_scores, class_texts, device_of, video_output
 from vadclip.train.selection import ValidationFigures, check_validation_videos, validation_figures
 from vadclip.train.task import Task
 

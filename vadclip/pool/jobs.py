@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from vadclip.extract.work import T, Tasks
+from vadclip.pool.work import T, Tasks
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ray.exceptions import RayError
 
 import vadclip
 from vadclip.errors import InputError
-from vadclip.extract.work import PoolOptions
+from vadclip.pool.work import PoolOptions
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0

@@ -15,9 +15,26 @@ import torch
 from torch import Tensor
 
 from vadclip.model.vadclip import VadClip, VadClipOutput
-from vadclip.train.batches import split_chunks
 
+Float = np.floating[Any]
 CHUNKS_PER_PASS = 64  # bounds memory: a day of video is 8,000 chunks of 256 snippets at 25 frames/s
+
+
+def split_chunks(
+    rows_ND: npt.NDArray[Float], length: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Split a test video into (chunks_CTD, lengths_C): chunks of `length` rows, the last one zero-padded.
+
+    Deviation: where N is a multiple of `length` the official split adds one chunk of padding, whose outputs
+    it then drops; here it is not made.
+    """
+    assert len(rows_ND) >= 1, "a video without rows has no chunks"
+    chunks = -(-len(rows_ND) // length)
+    padded = np.zeros((chunks * length, rows_ND.shape[1]), np.float32)
+    padded[: len(rows_ND)] = rows_ND
+    lengths_C = np.full(chunks, length, np.int64)
+    lengths_C[-1] = len(rows_ND) - (chunks - 1) * length
+    return padded.reshape(chunks, length, -1), lengths_C
 
 
 def autocast(device: torch.device, precision: Literal["fp32", "bf16"]) -> torch.autocast:

@@ -8,9 +8,9 @@ from typing import Any, Generic
 
 import ray
 
-from vadclip.extract.jobs import Job
-from vadclip.extract.node_files import node_copy
-from vadclip.extract.work import PoolOptions, T
+from vadclip.pool.jobs import Job
+from vadclip.pool.node_files import node_copy
+from vadclip.pool.work import PoolOptions, T
 
 POLL_SECONDS = 0.5
 _START_SECONDS = 300.0

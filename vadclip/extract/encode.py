@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadclip.extract.background import in_background
+from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
 from vadclip.extract.video_cache import FetchError, Held, VideoCache, default_cache
-from vadclip.extract.work import Beat
-from vadclip.features.failures import Failure
 from vadclip.features.shards import Block
+from vadclip.pool.work import Beat
 from vadclip.remote import is_remote
 from vadclip.video.reader import SNIPPET_FRAMES, FrameReader, VideoError
 

@@ -7,7 +7,7 @@ shards are the truth. In memory is what is known of each shard, never of each vi
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from vadclip.features.coverage import Coverage, Placed
+from vadclip.extract.coverage import Coverage, Placed
 from vadclip.features.shards import BLOCK_FIELDS, Block, Shard, block_values
 from vadclip.manifest import Video
 from vadclip.scratch import open_scratch

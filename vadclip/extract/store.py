@@ -16,10 +16,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from vadclip.errors import InputError
-from vadclip.features.coverage import Coverage, Gap, Placed, decoders
-from vadclip.features.failures import Failure, Failures
-from vadclip.features.ledger import Ledger
-from vadclip.features.merge import merge_shards
+from vadclip.extract.coverage import Coverage, Gap, Placed, decoders
+from vadclip.extract.failures import Failure, Failures
+from vadclip.extract.ledger import Ledger
+from vadclip.extract.merge import merge_shards
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vadclip.features.coverage import Placed, joined
-from vadclip.features.ledger import Ledger, ShardSize
+from vadclip.extract.coverage import Placed, joined
+from vadclip.extract.ledger import Ledger, ShardSize
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard, write_shard
 from vadclip.features.storage import ShardStorage

@@ -25,11 +25,11 @@ import ray
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
 
 from vadclip.errors import InputError
-from vadclip.extract.cluster import Cluster
-from vadclip.extract.jobs import Job, Jobs
-from vadclip.extract.member import POLL_SECONDS, Member, Shipped, StalledError, actor_class
-from vadclip.extract.node_files import chunks_of
-from vadclip.extract.work import Outcome, PoolOptions, R, T, Tasks, Worker
+from vadclip.pool.actor import POLL_SECONDS, Member, Shipped, StalledError, actor_class
+from vadclip.pool.cluster import Cluster
+from vadclip.pool.jobs import Job, Jobs
+from vadclip.pool.node_files import chunks_of
+from vadclip.pool.work import Outcome, PoolOptions, R, T, Tasks, Worker
 
 __all__ = ["Outcome", "Pool", "PoolOptions"]
 

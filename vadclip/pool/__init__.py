@@ -1,0 +1,1 @@
+"""Supervised Ray actors; nothing here knows of video or CLIP."""
