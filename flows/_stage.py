@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from vadclip.errors import InputError
+from vadclip.errors import VadclipError
 
 INTERRUPTED = 130
 
@@ -20,7 +20,7 @@ def run_stage(main: Callable[[], None]) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         main()
-    except InputError as error:
+    except VadclipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:

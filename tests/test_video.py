@@ -17,8 +17,9 @@ from video_helpers import (
     write_video,
 )
 
+from vadclip.errors import VideoError
 from vadclip.video import frame_index
-from vadclip.video.reader import FrameReader, VideoError, probe, read_frames
+from vadclip.video.reader import FrameReader, probe, read_frames
 
 # name -> (frames, file name, how it is made, whether decord's seeking can be trusted with it)
 KINDS = {

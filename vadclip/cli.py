@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from vadclip.config import PARAMS_FILE, flatten, load_params
-from vadclip.errors import InputError
+from vadclip.errors import InputError, VadclipError
 from vadclip.files import write_text_atomic
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="VadCLIP as a pipeline.")
@@ -88,6 +88,6 @@ def main() -> None:
     """Run the command line: the user's mistake is one line and status 1."""
     try:
         app()
-    except InputError as error:
+    except VadclipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

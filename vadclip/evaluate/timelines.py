@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
-from vadclip.errors import InputError
+from vadclip.errors import VadclipError
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.evaluate.plots import (
     COLOURS,
@@ -117,7 +117,7 @@ def thumbnails(video: Video, root: str, decoder: str, frames: int) -> list[npt.N
     try:
         path = locate(video, root)
         batches = list(read_frames(path, middles_S.tolist(), decoder=decoder, expected_frames=None))
-    except (InputError, OSError):
+    except (VadclipError, OSError):
         return None
     pictures = [picture for batch in batches for picture in batch]
     return pictures if len(pictures) == THUMBNAILS else None

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Protocol
 
 from vadclip.config import ExtractParams
-from vadclip.errors import InputError
 from vadclip.extract.failures import Failure
 from vadclip.extract.plan import Plan
 from vadclip.extract.store import FeatureStore
@@ -113,8 +112,6 @@ def _take_in(
             if report.shard is not None:
                 store.publish(report.shard, unit.blocks())
             return report.failures
-        except InputError:  # a ValueError too, but the storage's and not the unit's
-            raise
         except ValueError as mismatch:
             error = str(mismatch)
     assert error is not None

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadclip.config import ClipParams
-from vadclip.errors import InputError
+from vadclip.errors import InputError, VideoError
 from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
@@ -35,10 +35,6 @@ def is_vit_b16(clip: ClipParams) -> bool:
     """Whether the params name OpenAI's ViT-B/16, by its tag or by a file (as checkpoints contain it)."""
     is_file = Path(clip.pretrained).suffix != ""
     return clip.model == "ViT-B-16-quickgelu" and (clip.pretrained == "openai" or is_file)
-
-
-class UnfitError(ValueError):
-    """A video's features cannot be used; the message is the reason."""
 
 
 class ImportWorker:
@@ -62,7 +58,7 @@ class ImportWorker:
                     with out.clock("read"):
                         rows.append(self._rows(part, crop))
                     beat((part.stop - part.start) * unit.frames_per_snippet)
-            except UnfitError as error:
+            except VideoError as error:
                 out.failures.append(Failure(part.video_id, part.content_hash, str(error), lasting=True))
             except OSError as error:
                 reason = f"it cannot be read: {error.strerror or type(error).__name__}"
@@ -82,12 +78,12 @@ class ImportWorker:
         path = crop_path(part.location, crop)
         features_RD = _load(path)
         if features_RD.shape[1:] != (self._provenance.embed_dim,):
-            raise UnfitError(
+            raise VideoError(
                 f"crop {crop} has rows of {features_RD.shape[-1]} numbers, and the CLIP that params.yaml "
                 f"names has a joint dimension of {self._provenance.embed_dim}"
             )
         if len(features_RD) * 16 != part.num_frames:
-            raise UnfitError(
+            raise VideoError(
                 f"crop {crop} has {len(features_RD)} rows, the manifest says {part.num_frames // 16}"
             )
         # An overflow of float16 shows as inf, which is refused below.
@@ -98,7 +94,7 @@ class ImportWorker:
 
     def _check(self, rows_RD: NDArray[np.float32], crop: int, path: str) -> None:
         if not np.isfinite(rows_RD).all():
-            raise UnfitError(f"crop {crop} holds values that are not finite in float16")
+            raise VideoError(f"crop {crop} holds values that are not finite in float16")
         norms_R = np.linalg.norm(rows_RD, axis=1)
         norm = float(np.median(norms_R))
         if NORMALISED[0] <= norm <= NORMALISED[1]:
@@ -109,10 +105,10 @@ class ImportWorker:
         if not self._of_vit_b16:
             return
         if not PLAUSIBLE[0] <= norm <= PLAUSIBLE[1]:
-            raise UnfitError(f"crop {crop} has rows of norm {norm:.2f}, and ViT-B/16's have 8.8 to 11")
+            raise VideoError(f"crop {crop} has rows of norm {norm:.2f}, and ViT-B/16's have 8.8 to 11")
         share = float(np.median(rows_RD[:, VIT_B16_DIMENSION] / norms_R))
         if not VIT_B16_RANGE[0] <= share <= VIT_B16_RANGE[1]:
-            raise UnfitError(
+            raise VideoError(
                 f"crop {crop} is of another CLIP than ViT-B/16: dimension {VIT_B16_DIMENSION} is {share:+.2f}"
                 " of a row's norm, and there +0.5 to +0.65 in every row"
             )
@@ -128,8 +124,8 @@ def _load(path: str) -> NDArray[np.floating]:
                 return loaded
         return np.load(Path(path), mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
     except FileNotFoundError:
-        raise UnfitError(f"{path.rsplit('/', 1)[-1]} is missing") from None
+        raise VideoError(f"{path.rsplit('/', 1)[-1]} is missing") from None
     except ValueError as error:
-        raise UnfitError(
+        raise VideoError(
             f"{path.rsplit('/', 1)[-1]} is no plain array: {str(error).splitlines()[0]}"
         ) from None

@@ -21,9 +21,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from vadclip.errors import InputError
+from vadclip.errors import InputError, VideoError
 from vadclip.remote import download, remote_size
-from vadclip.video.reader import VideoError
 
 DEFAULT_BYTES = 50 * 2**30
 _POLL_SECONDS = 0.1

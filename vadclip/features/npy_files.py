@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vadclip.errors import InputError
+from vadclip.errors import VideoError
 
 CROPS = range(10)
 
@@ -32,7 +32,7 @@ def crop_path(prefix: str, crop: int) -> str:
 def read_feature_header(path: str | Path) -> FeatureHeader:
     """Read the header of an .npy file.
 
-    Raises InputError with a short reason, without the file's name, if it holds no float16 or float32 array
+    Raises VideoError with a short reason, without the file's name, if it holds no float16 or float32 array
     [rows, D] or is cut off; OSError if it cannot be read.
     """
     with open(path, "rb") as file:
@@ -43,20 +43,18 @@ def read_feature_header(path: str | Path) -> FeatureHeader:
                 (2, 0): np.lib.format.read_array_header_2_0,
             }.get(version)
             if read is None:
-                raise InputError(f"it is an .npy file of unknown version {version}")
+                raise VideoError(f"it is an .npy file of unknown version {version}")
             shape, _, dtype = read(file)
-        except InputError:
-            raise
         except (ValueError, SyntaxError) as error:
-            raise InputError(f"it is no .npy file ({str(error).splitlines()[0]})") from None
+            raise VideoError(f"it is no .npy file ({str(error).splitlines()[0]})") from None
         if dtype.hasobject:
-            raise InputError("it holds Python objects, which are never loaded")
+            raise VideoError("it holds Python objects, which are never loaded")
         if dtype not in (np.float16, np.float32) or len(shape) != 2:
-            raise InputError(
+            raise VideoError(
                 f"it holds {dtype} of shape {list(shape)}, and features are float16 or float32 [rows, width]"
             )
         expected = file.tell() + shape[0] * shape[1] * dtype.itemsize
         length = os.fstat(file.fileno()).st_size
     if length != expected:
-        raise InputError(f"it has {length:,} bytes and its header promises {expected:,}")
+        raise VideoError(f"it has {length:,} bytes and its header promises {expected:,}")
     return FeatureHeader(rows=shape[0], width=shape[1], dtype=dtype.name)

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from vadclip.errors import InputError
+from vadclip.errors import InputError, VideoError
 from vadclip.features.npy_files import read_feature_header
 from vadclip.files import sha256_file
 from vadclip.ingest.probe_cache import Identity, Probe, ProbeCache
@@ -84,8 +84,10 @@ def _look_into(path: str) -> tuple[Probe, bool]:
             info = probe(local)
             known = replace(known, num_frames=info.num_frames, fps=info.fps)
             return replace(known, width=info.width, height=info.height), True
-    except InputError as error:  # VideoError too
+    except VideoError as error:
         return replace(known, error=_without_path(error, path)), True
+    except InputError as error:  # this machine's, such as a missing package
+        return replace(known, error=_without_path(error, path)), False
     except OSError as error:  # a disk or a network that may be back next time
         return replace(known, error=f"it cannot be read ({error.strerror or type(error).__name__})"), False
     except MemoryError:

@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from vadclip.errors import InputError
+from vadclip.errors import VideoError
 
 MAX_SIDE = 8192
 MAX_PIXELS = 36_000_000  # 8K is 33; a decoder may hold 17 pictures
@@ -40,10 +40,6 @@ _MAX_REORDER = 32
 _IDR_SLICE, _SEQUENCE_SETS = 5, 7  # H.264 NAL unit types
 
 av.logging.set_level(av.logging.PANIC)
-
-
-class VideoError(InputError):
-    """A file is no video that can be used; the message is a short reason without the file's name."""
 
 
 @dataclass(frozen=True)

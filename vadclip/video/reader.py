@@ -17,10 +17,11 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from numpy.typing import NDArray
 
+from vadclip.errors import VideoError
 from vadclip.manifest import SNIPPET_FRAMES
-from vadclip.video.frame_index import FrameIndex, VideoError, decode, open_video, scan
+from vadclip.video.frame_index import FrameIndex, decode, open_video, scan
 
-__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoError", "VideoInfo", "probe", "read_frames"]
+__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
 # 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
