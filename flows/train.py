@@ -30,7 +30,7 @@ def main() -> None:
     params = load_params()
     manifest = read_manifest(MANIFEST)
     features = FeatureReader(FEATURES, manifest)
-    extracted = flatten(json.loads(EXTRACT_METRICS.read_text()), "extract_")
+    extracted = json.loads(EXTRACT_METRICS.read_text()) if EXTRACT_METRICS.is_file() else {}
     device = torch.device(params.execution.device)
     clip = load_clip(params.clip, device=params.execution.device)
     task = make_task(params.model, params.train, params.extract, manifest, features, clip)
@@ -61,7 +61,7 @@ def main() -> None:
         run.identity.write(MODEL / "run.json")
         # All is written; the rest is its mirror.
         run.metrics(summary)
-        run.metrics(extracted)
+        run.metrics(flatten(extracted, "extract_"))
         run.artifacts([MODEL / "epochs.json", MODEL / "steps.csv"])
         run.model(MODEL, class_texts(model, "fp32"))
     resume.remove()
