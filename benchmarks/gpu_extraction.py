@@ -83,7 +83,6 @@ def work(number: int, settings: WorkerSettings, units: dict[int, Unit], turn: Tu
             assert not done.failures, done.failures
             turn.encode[number] += done.seconds["encode"]
             turn.wait[number] += done.seconds["wait"]
-            Path(str(done.shard)).unlink()
 
 
 class Gpu:
@@ -197,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         settings = WorkerSettings(
             clip=clip, provenance=Provenance.encoded(identify_clip(clip, folder), args.precision, 1),
-            device=args.device, threads=1, decoder="decord", batch_images=args.batch, temporary=name,
+            device=args.device, threads=1, decoder="decord", batch_images=args.batch,
         )  # fmt: skip
         # As many images of one crop as an actor's unit has would take too long to read.
         units = {10: make_unit(folder, frames, 10, videos), 1: make_unit(folder, frames, 1, 2 * videos)}
@@ -205,9 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         turn = Turn(context, most)
         processes = []
         for number in range(most):
-            own = folder / f"{number}"  # equal units make shards of one name
-            own.mkdir()
-            task = (number, replace(settings, temporary=str(own)), units, turn)
+            task = (number, settings, units, turn)
             processes.append(context.Process(target=work, args=task, daemon=True))
         for process in processes:
             process.start()

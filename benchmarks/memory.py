@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +28,16 @@ from rich.table import Table
 
 from vadclip.config import ExtractParams
 from vadclip.extract.coverage import Gap
-from vadclip.extract.encode import OpenVideo, extract
+from vadclip.extract.encode import Extracted, OpenVideo, extract
 from vadclip.extract.fill import RunUnits, fill_store
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit, plan_units, split_unit
-from vadclip.extract.worker import UnitReport
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import write_shard
 from vadclip.files import write_text_atomic
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, ManifestFile, Video, write_manifest
-from vadclip.pool.work import Outcome, PoolOptions, Tasks
+from vadclip.pool.work import Outcome, PoolOptions
 from vadclip.video.reader import probe
 
 RESULT = Path("benchmarks/results/memory.json")
@@ -147,38 +145,37 @@ class MadeUpEncoder:
 
 
 class MadeUpWorker:
-    """Writes shards of zeros for units."""
+    """Returns zeros for units."""
 
-    def __init__(self, folder: str, files: Mapping[str, str]) -> None:
-        self._folder = Path(folder)
+    def __init__(self, files: Mapping[str, str]) -> None:
+        pass
 
-    def run(self, unit: Unit, beat: Callable[[float], None]) -> UnitReport:
+    def run(self, unit: Unit, beat: Callable[[float], None]) -> Extracted:
         """Do one unit."""
         blocks = [
-            part.block(crop, rows=part.stop - part.start, frames=part.num_frames, decoder="none")
+            part.block(crop, rows=part.stop - part.start, frames=part.num_frames)
             for part in unit.slices
             for crop in part.crops
         ]
         arrays = [np.zeros((block.rows, WIDTH), np.float16) for block in blocks]
-        shard = write_shard(self._folder, "part", PROVENANCE, blocks, arrays)
         beat(unit.images)
-        return UnitReport(str(shard), (), {}, {"images": unit.images})
+        return Extracted(blocks, arrays, counts={"images": unit.images})
 
 
-def on_ray(units: Tasks[Unit], folder: Path, **callbacks: Any) -> Generator[Outcome[Unit, UnitReport]]:
+def on_ray(units: Sequence[Unit], **callbacks: Any) -> Generator[Outcome[Unit, Extracted]]:
     """Have two actors do the units."""
     from vadclip.pool.pool import Pool
 
     options = PoolOptions(None, 2, 0.5, 0, max_attempts=1, stall_seconds=60)
-    with Pool(partial(MadeUpWorker, str(folder)), options) as pool:
+    with Pool(MadeUpWorker, options) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)
 
 
 def in_this_process(
-    units: Tasks[Unit], folder: Path, *, progress: Callable[[float], None], **callbacks: Any
-) -> Generator[Outcome[Unit, UnitReport]]:
+    units: Sequence[Unit], *, progress: Callable[[float], None], **callbacks: Any
+) -> Generator[Outcome[Unit, Extracted]]:
     """Do the units where the driver is."""
-    worker = MadeUpWorker(str(folder), {})
+    worker = MadeUpWorker({})
     for unit in units:
         yield Outcome(unit, worker.run(unit, progress), None)
 

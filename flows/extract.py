@@ -8,13 +8,12 @@ from flows import run_stage
 from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
 from vadclip.extract.fill import fill_store
+from vadclip.extract.ledger import scratch_faults
 from vadclip.extract.on_ray import run_units
 from vadclip.extract.store import FeatureStore, lock
 from vadclip.features.provenance import Provenance
-from vadclip.features.remote_storage import open_storage
 from vadclip.files import write_text_atomic
 from vadclip.manifest import ManifestFile, dataset_root
-from vadclip.scratch import scratch_faults
 
 MANIFEST, FEATURES, METRICS = Path("manifest.parquet"), Path("features"), Path("extract_metrics.json")
 CACHE = Path(".cache")
@@ -29,10 +28,9 @@ def main() -> None:
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
         provenance = Provenance.imported(clip.embed_dim)
-    place = params.execution.features_uri
-    with scratch_faults(), lock(FEATURES), open_storage(FEATURES, CACHE, place, tell=print) as storage:
+    with scratch_faults(), lock(FEATURES):
         filled = fill_store(
-            FeatureStore(FEATURES, CACHE, provenance, tell=print, storage=storage),
+            FeatureStore(FEATURES, CACHE, provenance, tell=print),
             manifest,
             dataset_root(params.dataset),
             params.extract,

@@ -53,7 +53,7 @@ def main() -> None:
             for note in notes:
                 print(f"train: {note}")
         else:
-            readers = params.execution.loader_workers
+            readers = params.execution.reader_threads
             trained = train(task, device=device, resume=resume, logger=run, readers=readers)
             save_model(MODEL, trained.model, task.model_info(trained.epoch, trained.figures))
             model, history, summary = trained.model, trained.history, trained.summary()

@@ -13,9 +13,10 @@ import pytest
 import ray
 from ray.cluster_utils import Cluster
 
+from vadclip.extract.encode import Extracted
 from vadclip.extract.on_ray import extract_worker
 from vadclip.extract.units import Unit
-from vadclip.extract.worker import UnitReport, WorkerSettings
+from vadclip.extract.worker import WorkerSettings
 
 # Nodes run this at each start of Python: the package is as good as not installed, unless Ray brought it.
 HIDE = """
@@ -136,7 +137,7 @@ class Sabotaged:
     def __init__(self, settings: WorkerSettings, notes: Path, files: Mapping[str, str]) -> None:
         self.notes, self.worker = notes, extract_worker(settings, files)
 
-    def run(self, unit: Unit, beat: Callable[[float], None]) -> UnitReport:
+    def run(self, unit: Unit, beat: Callable[[float], None]) -> Extracted:
         """Run one unit, unless a video in it does harm."""
         for part in unit.slices:
             name = part.video_id

@@ -8,13 +8,13 @@ from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
 
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams, ExtractParams
+from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.extract.worker import ExtractWorker, WorkerSettings
 from vadclip.features.provenance import Provenance
-from vadclip.features.remote_storage import open_storage
 from vadclip.manifest import Manifest
 from vadclip.pool.work import Outcome
 
@@ -37,11 +37,11 @@ class LocalRunner:
         self.beats: list[float] = []
 
     def __call__(
-        self, units: Sequence[Unit], folder: Path | str, **callbacks: object
-    ) -> Generator[Outcome[Unit, UnitReport], None, None]:
+        self, units: Sequence[Unit], **callbacks: object
+    ) -> Generator[Outcome[Unit, Extracted], None, None]:
         settings = WorkerSettings(
             clip=self.clip, provenance=self.provenance, device="cpu", threads=torch.get_num_threads(),
-            decoder=self.decoder, batch_images=BATCH, temporary=str(folder),
+            decoder=self.decoder, batch_images=BATCH,
         )  # fmt: skip
         worker = ExtractWorker(settings)
         for unit in units:
@@ -63,15 +63,11 @@ def extract_here(
     *,
     decoder: str = "decord",
     unit_images: int = 100,
-    uri: str | None = None,
 ) -> tuple[Filled, LocalRunner]:
     """Fill `folder`/features from the videos under `root`."""
     identity = identify_clip(clip, folder / ".cache")
     provenance = Provenance.encoded(identity, clip.precision, params.frames_per_snippet)
     runner = LocalRunner(clip, provenance, decoder)
-    with open_storage(folder / "features", folder / ".cache", uri, print) as storage:
-        store = FeatureStore(folder / "features", folder / ".cache", provenance, print, storage)
-        filled = fill_store(
-            store, manifest.videos, str(root), params, unit_images=unit_images, run_units=runner
-        )
+    store = FeatureStore(folder / "features", folder / ".cache", provenance, print)
+    filled = fill_store(store, manifest.videos, str(root), params, unit_images=unit_images, run_units=runner)
     return filled, runner

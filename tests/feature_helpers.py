@@ -1,6 +1,6 @@
 """Feature stores filled with made-up rows that tell their own video, crop and snippet."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,14 +13,11 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.worker import leave_shard
-from vadclip.features.lease import Times
+from vadclip.features.index import IndexRow, read_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import IndexRow, read_index
-from vadclip.features.remote_storage import open_storage
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
-from vadclip.pool.work import Outcome, Tasks
+from vadclip.pool.work import Outcome
 
 WIDTH = 8
 PROVENANCE = Provenance(
@@ -73,18 +70,16 @@ class Runner:
         self.stop_after: int | None = None
         self.units: list[Unit] = []
 
-    def __call__(
-        self, units: Tasks[Unit], folder: Path | str, **callbacks: object
-    ) -> Generator[Outcome, None, None]:
+    def __call__(self, units: Sequence[Unit], **callbacks: object) -> Generator[Outcome, None, None]:
         for number, unit in enumerate(self.order(list(units))):
             if number == self.stop_after:
                 raise KeyboardInterrupt
             if not callbacks["wanted"](unit):
                 continue
             self.units.append(unit)
-            yield self.run(unit, folder)
+            yield self.run(unit)
 
-    def run(self, unit: Unit, folder: Path | str) -> Outcome:
+    def run(self, unit: Unit) -> Outcome:
         blocks, arrays, failures = [], [], []
         for part in unit.slices:
             if part.video_id in self.failing:
@@ -94,11 +89,10 @@ class Runner:
             frames = min(part.until_frame, self.ends.get(part.video_id, part.num_frames))
             rows = max(0, min(part.stop, frames // 16) - part.start)
             for crop in part.crops:
-                blocks.append(part.block(crop, rows=rows, frames=frames, decoder="pyav"))
+                blocks.append(part.block(crop, rows=rows, frames=frames))
                 arrays.append(made_up_rows(part.video_id, crop, part.start, part.start + rows))
-        out = Extracted(blocks=blocks, arrays=arrays, failures=failures)
-        report = leave_shard(out, folder, PROVENANCE)
-        return Outcome(unit, replace(report, seconds={"encode": 0.5}, counts={"images": unit.images}), None)
+        out = Extracted(blocks, arrays, failures, {"encode": 0.5}, {"images": unit.images})
+        return Outcome(unit, out, None)
 
     @property
     def snippets(self) -> int:
@@ -114,13 +108,11 @@ def fill(
     unit_images: int = 50,
     provenance: Provenance = PROVENANCE,
     tell: Callable[[str], None] = print,
-    uri: str | None = None,
-    times: Times | None = None,
 ) -> Filled:
     """One run of the extract stage in `folder`/features, with a runner in the workers' place."""
     features, cache = folder / "features", folder / ".cache"
-    with lock(features), open_storage(features, cache, uri, tell, times) as storage:
-        store = FeatureStore(features, cache, provenance, tell, storage)
+    with lock(features):
+        store = FeatureStore(features, cache, provenance, tell)
         return fill_store(
             store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner
         )

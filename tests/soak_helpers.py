@@ -16,8 +16,9 @@ import av
 import psutil
 from video_helpers import numbered_frame, truncate, write_audio
 
+from vadclip.extract.encode import Extracted
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.extract.worker import ExtractWorker, WorkerSettings
 from vadclip.pool.pool import Pool, PoolOptions
 from vadclip.pool.work import Beat, Outcome
 
@@ -121,7 +122,7 @@ class MarkedWorker(ExtractWorker):
         super().__init__(settings)
         self._mark: Path | None = marks / str(os.getpid())
 
-    def run(self, unit: Unit, beat: Beat) -> UnitReport:
+    def run(self, unit: Unit, beat: Beat) -> Extracted:
         if self._mark is not None:
             self._mark.touch()
             self._mark = None
@@ -137,7 +138,7 @@ class KilledActors:
     workers do not start.
     """
 
-    settings: Callable[[Path], WorkerSettings]
+    settings: WorkerSettings
     options: PoolOptions
     marks: Path
     seed: int
@@ -149,11 +150,11 @@ class KilledActors:
     """Of this process, the driver, over time."""
 
     def __call__(
-        self, units: Sequence[Unit], folder: Path, **callbacks: object
-    ) -> Generator[Outcome[Unit, UnitReport], None, None]:
+        self, units: Sequence[Unit], **callbacks: object
+    ) -> Generator[Outcome[Unit, Extracted], None, None]:
         self.marks.mkdir()
         chance = random.Random(self.seed)
-        with Pool(partial(MarkedWorker, self.settings(folder), self.marks), self.options) as pool:
+        with Pool(partial(MarkedWorker, self.settings, self.marks), self.options) as pool:
             left = chance.randint(*self.between)
             with closing(pool.run(units, split=self._split, **callbacks)) as outcomes:
                 for number, outcome in enumerate(outcomes):

@@ -24,13 +24,15 @@ from video_helpers import numbered_frame, write_video
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams
 from vadclip.errors import InputError
+from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import clip_files
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import UnitReport, WorkerSettings
+from vadclip.extract.worker import WorkerSettings
+from vadclip.features.index import read_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import FeatureReader, read_index
+from vadclip.features.reader import FeatureReader
 from vadclip.manifest import Manifest, write_manifest
 from vadclip.pool import pool as pool_module
 from vadclip.pool.pool import Outcome, Pool, PoolOptions
@@ -214,10 +216,10 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
     told: list[str] = []
 
     def run_units(
-        units: Sequence[Unit], folder: Path, *, progress: Callable[[float], None],
+        units: Sequence[Unit], *, progress: Callable[[float], None],
         tell: Callable[[str], None], **more: Callable[..., bool],
-    ) -> Generator[Outcome[Unit, UnitReport], None, None]:  # fmt: skip
-        settings = WorkerSettings(clip, provenance, "cpu", 1, "decord", BATCH, str(folder))
+    ) -> Generator[Outcome[Unit, Extracted], None, None]:  # fmt: skip
+        settings = WorkerSettings(clip, provenance, "cpu", 1, "decord", BATCH)
 
         def act(amount: float) -> None:
             progress(amount)

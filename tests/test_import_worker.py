@@ -12,9 +12,7 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Slice, Unit
-from vadclip.extract.worker import shared_folder
 from vadclip.features.provenance import Provenance
-from vadclip.features.shards import Shard
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import Manifest, Video
 from vadclip.pool.work import Outcome
@@ -37,15 +35,14 @@ def _slice(folder, name, rows, crops=(0,), start=0, stop=None):
 
 
 def _run(folder, *slices, of_vit_b16=True):
-    (folder / "tmp").mkdir(exist_ok=True)
     beats = []
-    report = ImportWorker(PROVENANCE, str(folder / "tmp"), of_vit_b16).run(Unit(slices, 1), beats.append)
+    report = ImportWorker(PROVENANCE, of_vit_b16).run(Unit(slices, 1), beats.append)
     return report, beats
 
 
 def _failure(folder, name, rows=7, crops=(0,), **options):
     report, _ = _run(folder, _slice(folder, name, rows, crops), **options)
-    assert report.shard is None
+    assert report.blocks == []
     [failure] = report.failures
     assert (failure.video_id, failure.lasting) == (name, True)
     return failure.error
@@ -57,17 +54,15 @@ def test_rows_keep_their_bits_and_slices_their_place(tmp_path):
         np.save(tmp_path / f"half__{crop}.npy", np.roll(half, crop, axis=0))
     np.save(tmp_path / "whole__0.npy", whole)
     report, beats = _run(tmp_path, _slice(tmp_path, "half", 7, (0, 3), start=2, stop=6), of_vit_b16=False)
-    shard = Shard(tmp_path / "tmp" / report.shard.rsplit("/", 1)[-1])
-    assert [(block.crop, block.start, block.stop, block.rows) for block in shard.blocks] == [
+    assert [(block.crop, block.start, block.stop, block.rows) for block in report.blocks] == [
         (0, 2, 6, 4),
         (3, 2, 6, 4),
     ]
-    assert shard.rows(0).tobytes() == half[2:6].tobytes()
-    assert shard.rows(1).tobytes() == np.roll(half, 3, axis=0)[2:6].tobytes()
+    assert report.arrays[0].tobytes() == half[2:6].tobytes()
+    assert report.arrays[1].tobytes() == np.roll(half, 3, axis=0)[2:6].tobytes()
     assert sum(beats) == report.counts["rows_imported"] == 8
     report, _ = _run(tmp_path, _slice(tmp_path, "whole", 9))
-    assert np.array_equal(Shard(tmp_path / "tmp" / report.shard).rows(0), whole.astype(np.float16))
-    assert Shard(tmp_path / "tmp" / report.shard).blocks[0].decoder == "imported"
+    assert np.array_equal(report.arrays[0], whole.astype(np.float16))
 
 
 def test_what_is_wrong_with_a_video_is_its_failure_and_no_others(tmp_path):
@@ -84,7 +79,7 @@ def test_what_is_wrong_with_a_video_is_its_failure_and_no_others(tmp_path):
     np.save(tmp_path / "short__0.npy", _rows(6))
     names = ("good", "narrow", "broken", "large", "other", "faint", "objects", "text", "short", "missing")
     report, _ = _run(tmp_path, *(_slice(tmp_path, name, 7) for name in names))
-    assert [block.video_id for block in Shard(tmp_path / "tmp" / report.shard).blocks] == ["good"]
+    assert [block.video_id for block in report.blocks] == ["good"]
     reasons = {failure.video_id: failure.error for failure in report.failures}
     assert list(reasons) == list(names[1:])
     for name, beginning in {
@@ -167,9 +162,9 @@ def test_it_fills_a_store_goes_on_and_keeps_to_the_budget(tmp_path):
     params = ExtractParams(frames_per_snippet=1, train_crops=10, test_crop=5, max_failed_fraction=0.0)
     given = []
 
-    def run_units(units, folder, **callbacks):
+    def run_units(units, **callbacks):
         given.extend(units)
-        worker = ImportWorker(PROVENANCE, str(folder), True)
+        worker = ImportWorker(PROVENANCE, True)
         for unit in units:
             yield Outcome(unit, worker.run(unit, callbacks["progress"]), None)
 
@@ -196,8 +191,3 @@ def test_it_fills_a_store_goes_on_and_keeps_to_the_budget(tmp_path):
     fill(replace(manifest, videos=(videos[0], repaired, videos[2])))
     assert {part.video_id for unit in given for part in unit.slices} == {"b"}
     assert [row.status for row in index_rows(tmp_path)] == ["ok"] * 3
-
-
-def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(InputError, match=r"does not see .*none: put the project on storage all nodes see"):
-        shared_folder(str(tmp_path / "none"))

@@ -1,61 +1,23 @@
-"""What a run has yet to do, on disk: the plan of units, the queue of jobs, and no room for them."""
+"""What a run has yet to do: units, the queue of jobs; and no room for the ledger's table."""
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 from conftest import PROJECT
-from feature_helpers import make_video
 
-from vadclip.extract.coverage import Gap
-from vadclip.extract.plan import Plan
-from vadclip.extract.units import plan_units
 from vadclip.pool.jobs import Job, Jobs
 
 
-def test_units_come_out_largest_first_as_they_went_in() -> None:
-    names = ["XD #1=2@3", "été", 'it\'s "quoted"', "--", "日本", "z"]
-    gaps = [
-        (make_video(name, 16 * 40), f"/videos/{name}.mp4", Gap((0, 5), 0, 3 * number + 1))
-        for number, name in enumerate(names)
-    ]
-    units = list(plan_units(gaps, frames_per_snippet=16, unit_images=100))
-    plan = Plan(units)
-    assert len(plan) == len(units)
-    assert plan.images == sum(unit.images for unit in units) == sum(3 * n + 1 for n in range(6)) * 32
-    assert list(plan) == sorted(units, key=lambda unit: -unit.images)  # of equal ones the first made
-    assert list(plan) == list(plan)
-    assert list(Plan([])) == []
-    assert Plan([]).images == 0
-
-
-class Counted:
-    """Five tasks; knows how many were fetched."""
-
-    fetched = 0
-
-    def __len__(self) -> int:
-        return 5
-
-    def __iter__(self) -> Iterator[str]:
-        for task in "abcde":
-            self.fetched += 1
-            yield task
-
-
-def test_tasks_are_fetched_as_their_turn_comes_between_those_tried_again() -> None:
-    tasks = Counted()
-    jobs: Jobs[str] = Jobs(tasks)
-    assert (len(jobs), tasks.fetched) == (5, 0)
+def test_tasks_come_between_those_tried_again_first_and_last() -> None:
+    jobs: Jobs[str] = Jobs("abcde")
     assert jobs.take() == Job("a")
-    assert (len(jobs), tasks.fetched) == (4, 1)
+    assert len(jobs) == 4
     jobs.put_last(Job("a", attempts=1))
     jobs.put_first([Job("x"), Job("y")])
     assert len(jobs) == 7
     assert [jobs.take().task for _ in range(3)] == ["x", "y", "b"]
-    assert tasks.fetched == 2
     jobs.drop_until(lambda task: task != "c")
-    assert (len(jobs), tasks.fetched) == (3, 4)
+    assert len(jobs) == 3
     assert [jobs.take() for _ in range(3)] == [Job("d"), Job("e"), Job("a", attempts=1)]
     assert len(jobs) == 0
     jobs.put_last(Job("f"))
@@ -65,19 +27,21 @@ def test_tasks_are_fetched_as_their_turn_comes_between_those_tried_again() -> No
 
 FULL = """
 import resource
-from feature_helpers import make_video
+from dataclasses import dataclass
+from pathlib import Path
 from vadclip.errors import InputError
-from vadclip.extract.plan import Plan
-from vadclip.extract.units import plan_units
-from vadclip.extract.coverage import Gap
-from vadclip.scratch import scratch_faults
+from vadclip.extract.ledger import Ledger, scratch_faults
+from vadclip.features.shards import Block
+
+@dataclass
+class Many:
+    path, row_bytes = Path("shard-x.parquet"), 0
+    blocks = [Block(f"v{number}" + 500 * "x", 0, 0, 1, 1, 16, "h") for number in range(20_000)]
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (8_000_000, 8_000_000))
-gap, place = Gap((0,), 0, 1), "/videos/" + 500 * "x"
-videos = ((make_video(f"v{number}", 1600), place, gap) for number in range(20_000))
 try:
     with scratch_faults():
-        Plan(plan_units(videos, frames_per_snippet=1, unit_images=50))
+        Ledger().add(Many())
 except InputError as error:
     print(error)
 """

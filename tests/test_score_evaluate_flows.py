@@ -15,8 +15,8 @@ import flows.evaluate
 import flows.score
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
+from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import write_manifest
 from vadclip.model.folder import ModelInfo, save_model
@@ -77,8 +77,8 @@ def _write_features(folder, provenance):
         error = video.probe_error or (None if count else "too short: 10 frames")
         status = "failed" if video.probe_error else "ok"
         rows.append(
-            IndexRow(video.video_id, status, error, (name,) if count else (), count, video.num_frames,
-                     (5,) if count else (), "pyav", video.content_hash)
+            IndexRow(video.video_id, status, error, None, 0, (name,) if count else (), count,
+                     video.num_frames, (5,) if count else (), video.content_hash)
         )  # fmt: skip
     write_index(folder, rows, provenance)
 

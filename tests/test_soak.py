@@ -86,9 +86,8 @@ def test_every_video_is_accounted_for(
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
     provenance = Provenance.encoded(identify_clip(clip, tmp_path / ".cache"), clip.precision, 1)
     killed = KilledActors(
-        lambda folder: WorkerSettings(
-            clip=clip, provenance=provenance, device="cpu", threads=1, decoder="decord", batch_images=BATCH,
-            temporary=str(folder),
+        WorkerSettings(
+            clip=clip, provenance=provenance, device="cpu", threads=1, decoder="decord", batch_images=BATCH
         ),
         OPTIONS, tmp_path / "marks", seed=count, between=between,
     )  # fmt: skip

@@ -16,8 +16,8 @@ from training_helpers import CLASSES, video
 import flows.train
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
+from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import IndexRow, write_index
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import Manifest, write_manifest
 from vadclip.model.folder import load_model
@@ -54,7 +54,7 @@ def template(tmp_path_factory):
     for made in VIDEOS:
         crops = tuple(block.crop for block in blocks if block.video_id == made.video_id)
         shape = (made.num_snippets, made.num_frames, crops)
-        rows.append(IndexRow(made.video_id, "ok", None, (name,), *shape, "pyav", made.content_hash))
+        rows.append(IndexRow(made.video_id, "ok", None, None, 0, (name,), *shape, made.content_hash))
     write_index(folder / "features", rows, provenance)
     (folder / "extract_metrics.json").write_text('{"rows": 80, "run_seconds_total": 1.5}')
     content = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -147,7 +147,7 @@ def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypa
         return {path.name for path in (project / ".cache" / "train").iterdir()}
 
     first = unfinished()
-    _change("execution", loader_workers=2)
+    _change("execution", reader_threads=2)
     _change("score", precision="bf16")
     assert unfinished() == first
     _change("train", seed=235)

@@ -4,7 +4,6 @@ The sections `dataset clip model ingest extract train score evaluate` hold what 
 params. `execution` and `tracking` change only where and how fast the work runs and where it is logged.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -205,29 +204,10 @@ class ExecutionParams(Section):
     max_attempts: PositiveInt
     stall_seconds: PositiveReal
     decoder: Literal["decord", "pyav"]
-    loader_workers: NonNegativeInt
-    features_uri: str | None
-    """s3://bucket/folder or gs://bucket/folder of the features' shards; null keeps them in features/."""
+    reader_threads: PositiveInt
+    """Threads that read features before training."""
     video_cache_gib: PositiveReal
     """Bound of each node's copies of remote videos."""
-
-    @model_validator(mode="after")
-    def _features_have_a_place(self) -> "ExecutionParams":
-        if self.features_uri is not None:
-            # One spelling of a scheme only, no gcs:// or s3a://: two would name one place.
-            if not self.features_uri.startswith(("s3://", "gs://")):
-                raise ValueError(
-                    f"execution.features_uri is {shown(self.features_uri)!r}: two runs are kept apart by "
-                    "conditional writes, which are built for s3:// and gs:// only; null keeps the features "
-                    "in features/"
-                )
-            if (fault := folder_fault(self.features_uri)) is not None:
-                raise ValueError(f"execution.features_uri {shown(self.features_uri)}: {fault}")
-            if not re.fullmatch(r"(s3|gs)://[^/]+(/[^/]+)+/?", self.features_uri):
-                raise ValueError(
-                    "execution.features_uri must name a folder: s3://bucket/folder, gs://bucket/folder"
-                )
-        return self
 
     @model_validator(mode="after")
     def _device_and_gpus_agree(self) -> "ExecutionParams":
@@ -285,6 +265,13 @@ class Params(Section):
         return self
 
 
+_MOVED = {
+    "execution.features_uri": "delete the line: features/ is a local folder, and `dvc push` copies it",
+    "execution.loader_workers": "it is execution.reader_threads now, at least 1",
+}
+"""Keys of earlier versions, and what to write instead."""
+
+
 def load_params(path: Path | str = PARAMS_FILE) -> Params:
     """Read and check a params file.
 
@@ -315,6 +302,8 @@ def _complaints(error: ValidationError) -> list[str]:
 def _complaint(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
     key = ".".join(map(str, location))
     known = ", ".join(_section_at(location[:-1]).model_fields)
+    if kind == "extra_forbidden" and key in _MOVED:
+        return f"{key}: {_MOVED[key]}"
     if kind == "extra_forbidden":
         return f"unknown key {key} (known here: {known})"
     if kind == "missing":

@@ -8,9 +8,7 @@ gcloud or the machine's service account gives, STORAGE_EMULATOR_HOST), never fro
 import errno
 import hashlib
 import logging
-import os
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,15 +187,3 @@ def download(
             beat(0)
         local.truncate()
     return digest.hexdigest()
-
-
-def download_atomic(uri: str, path: Path) -> str:
-    """As `download`, by way of a temporary neighbour: `path` is whole or absent."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
-    try:
-        digest = download(uri, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return digest

@@ -81,10 +81,5 @@ def joined(run: Sequence[Placed]) -> Block:
         stop=last.stop,
         rows=sum(placed.block.rows for placed in run),
         frames=max(placed.block.frames for placed in run),
-        decoder=decoders(run),
+        lost=sum(placed.block.lost for placed in run),
     )
-
-
-def decoders(run: Iterable[Placed]) -> str:
-    """Names of the decoders that read a run of blocks."""
-    return "+".join(sorted({name for placed in run for name in placed.block.decoder.split("+") if name}))

@@ -16,6 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -55,15 +56,15 @@ class Encoder(Protocol):
 
 @dataclass
 class Extracted:
-    """What a unit gave."""
+    """What a unit gave; a worker's result."""
 
     blocks: list[Block] = field(default_factory=list)
     arrays: list[NDArray[np.float16]] = field(default_factory=list)
     """One [rows, D] per block."""
     failures: list[Failure] = field(default_factory=list)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    """Spent by phase: open, decode, resize in one thread; wait, encode, write in the other."""
-    counts: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))
+    """Spent by phase: open, decode, resize in one thread; wait, encode in the other."""
+    counts: dict[str, int] = field(default_factory=partial(defaultdict, int))
     """Frames decoded, images encoded, units done, and videos read with each decoder."""
 
     @contextmanager
@@ -137,7 +138,6 @@ class _End:
 
     number: int
     reached: int = 0
-    decoder: str = ""
     error: VideoError | None = None
 
 
@@ -209,7 +209,7 @@ def _read_unit(
                 yield _Frames(number, frames_NHW3)
             out.counts["frames"] += max(0, reader.reached - part.start * SNIPPET_FRAMES)
             out.counts[f"slices_{reader.decoder}"] += 1
-            yield _End(number, reader.reached, reader.decoder)
+            yield _End(number, reader.reached)
         except VideoError as error:
             videos.close()
             yield _End(number, error=error)
@@ -264,5 +264,5 @@ def _finish_slice(
         out.failures.append(Failure(part.video_id, part.content_hash, error, lasting))
         return
     for position, crop in enumerate(part.crops):
-        out.blocks.append(part.block(crop, rows=rows, frames=end.reached, decoder=end.decoder))
+        out.blocks.append(part.block(crop, rows=rows, frames=end.reached))
         out.arrays.append(features_RCD[:, position])

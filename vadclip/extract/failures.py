@@ -8,16 +8,8 @@ from pathlib import Path
 from vadclip.features.provenance import Provenance
 from vadclip.files import atomic_path
 from vadclip.manifest import Video
-from vadclip.scratch import open_scratch
 
 FAILURES_NAME = "failures.jsonl"
-_SCHEMA = """
-CREATE TABLE failures (
-  video_id TEXT PRIMARY KEY, content_hash TEXT, error TEXT, lasting INTEGER, fresh INTEGER,
-  kept INTEGER DEFAULT 0
-) WITHOUT ROWID
-"""
-_FIELDS = "video_id, content_hash, error, lasting"
 
 
 @dataclass(frozen=True)
@@ -32,75 +24,58 @@ class Failure:
 
 
 class Failures:
-    """The failures of one provenance, kept in `<folder>/failures.jsonl`."""
+    """The failures of one provenance, the latest of each video, kept in `<folder>/failures.jsonl`."""
 
     def __init__(self, folder: Path, provenance: Provenance) -> None:
         self._path = folder / FAILURES_NAME
         self._fingerprint = provenance.fingerprint
-        self._table = open_scratch(_SCHEMA)
-        self._own_file = False
+        self._known: dict[str, Failure] = {}
+        self._fresh: set[str] = set()
+        self._kept: set[str] = set()
         if not self._path.exists():
             return
-        with open(self._path, encoding="utf-8") as lines:
-            for line in lines:
-                try:
-                    fields = json.loads(line)
-                except ValueError:
-                    continue  # the last line, cut off by a kill
-                if fields.pop("provenance") == self._fingerprint:
-                    self._note(Failure(**fields), fresh=False)
+        for line in self._path.read_text(encoding="utf-8").splitlines():
+            try:
+                fields = json.loads(line)
+            except ValueError:
+                continue  # the last line, cut off by a kill
+            if fields.pop("provenance") == self._fingerprint:
+                self._known[fields["video_id"]] = Failure(**fields)
 
     def of(self, video: Video) -> Failure | None:
         """Return the latest failure of a video as it is now."""
-        found = self._table.execute(
-            f"SELECT {_FIELDS} FROM failures WHERE video_id = ? AND content_hash = ?",
-            (video.video_id, video.content_hash),
-        ).fetchone()
-        return _failure(found) if found is not None else None
+        failure = self._known.get(video.video_id)
+        return failure if failure is not None and failure.content_hash == video.content_hash else None
 
     def fresh(self, video_id: str) -> bool:
         """Whether a video has failed since this was opened."""
-        asked = "SELECT fresh FROM failures WHERE video_id = ?"
-        found = self._table.execute(asked, (video_id,)).fetchone()
-        return found is not None and bool(found[0])
+        return video_id in self._fresh
 
     def add(self, failure: Failure) -> None:
         """Note a failure at once."""
-        self._note(failure, fresh=True)
-        if not self._own_file and self._path.exists():
+        if not self._fresh and self._path.exists():
             with atomic_path(self._path) as temporary:  # it may be a hard link into DVC's cache
                 shutil.copyfile(self._path, temporary)
-        self._own_file = True
+        self._known[failure.video_id] = failure
+        self._fresh.add(failure.video_id)
         with open(self._path, "a", encoding="utf-8") as opened:
             opened.write(self._line(failure))
 
     def keep(self, video_id: str) -> None:
         """Mark the failure of a video as what `settle` keeps, if there is one."""
-        self._table.execute("UPDATE failures SET kept = 1 WHERE video_id = ?", (video_id,))
+        self._kept.add(video_id)
 
     def settle(self) -> None:
         """Forget what was not marked, and rewrite the file in order, unless it is that already."""
-        self._table.execute("DELETE FROM failures WHERE NOT kept")
-        if self._table.execute("SELECT 1 FROM failures").fetchone() is None:
+        self._known = {name: failure for name, failure in sorted(self._known.items()) if name in self._kept}
+        if not self._known:
             self._path.unlink(missing_ok=True)
             return
-        rows = self._table.execute(f"SELECT {_FIELDS} FROM failures ORDER BY video_id")
         with (
             atomic_path(self._path, keep_equal=True) as temporary,
             open(temporary, "w", encoding="utf-8") as opened,
         ):
-            opened.writelines(self._line(_failure(row)) for row in rows)
-
-    def _note(self, failure: Failure, *, fresh: bool) -> None:
-        self._table.execute(
-            f"INSERT OR REPLACE INTO failures ({_FIELDS}, fresh) VALUES (?, ?, ?, ?, ?)",
-            (failure.video_id, failure.content_hash, failure.error, failure.lasting, fresh),
-        )
+            opened.writelines(map(self._line, self._known.values()))
 
     def _line(self, failure: Failure) -> str:
         return json.dumps(asdict(failure) | {"provenance": self._fingerprint}) + "\n"
-
-
-def _failure(row: tuple[str, str, str, int]) -> Failure:
-    video_id, content_hash, error, lasting = row
-    return Failure(video_id, content_hash, error, bool(lasting))

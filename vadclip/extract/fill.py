@@ -1,40 +1,40 @@
-"""Bringing a feature store up to date with a manifest: plan what is missing, run it, publish it, account.
+"""Bringing a feature store up to date with a manifest: plan what is missing, run it, take it in, account.
 
-Who does the work is a parameter (`run_units`): a pool of actors, or whatever else turns units into shards.
+Who does the work is a parameter (`run_units`): a pool of actors, or whatever else turns units into rows.
 """
 
 import time
-import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Protocol
 
 from vadclip.config import ExtractParams
+from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
-from vadclip.extract.plan import Plan
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled, Tally
 from vadclip.extract.units import Unit, plan_units
-from vadclip.extract.worker import UnitReport
 from vadclip.manifest import Videos, locate
-from vadclip.pool.work import Outcome, Tasks
+from vadclip.pool.work import Outcome
 from vadclip.progress import track
+
+UNIT_BYTES = 64 * 2**20
+"""Rows of a unit take at most so much, whatever `execution.unit_images` says: an actor holds one unit's rows,
+and one more per actor may wait to be written."""
 
 
 class RunUnits(Protocol):
-    """Runs units somewhere; shards go to a folder or an address. See `pool.Pool.run` for the rest."""
+    """Runs units somewhere; see `pool.Pool.run`."""
 
     def __call__(
         self,
-        units: Tasks[Unit],
-        folder: Path | str,
+        units: Sequence[Unit],
         *,
         wanted: Callable[[Unit], bool],
         progress: Callable[[float], None],
         tell: Callable[[str], None],
-    ) -> Generator[Outcome[Unit, UnitReport], None, None]:
+    ) -> Generator[Outcome[Unit, Extracted], None, None]:
         """Yield how each unit, or each part of one that was split, ended."""
 
 
@@ -58,9 +58,9 @@ def fill_store(
 ) -> Filled:
     """Extract what the store lacks of a manifest's videos, and bring the store's files to rest.
 
-    `videos` are gone through three times, and never all held. Where nothing is missing `run_units` is not
-    called. What workers write is checked and taken in as it comes, so an interrupt loses no more than the
-    units at work. Failed videos are rows of the index.
+    `videos` are gone through three times, and never all held; units that are to be done are, the largest
+    first. Where nothing is missing `run_units` is not called. Rows are checked and written as they come: an
+    interrupt loses no more than the units at work. Failed videos are rows of the index.
     """
     started = time.monotonic()
     crops = crops_by_split(params)
@@ -70,15 +70,16 @@ def fill_store(
         if video.probe_error is None
         for gap in store.missing(video, crops[video.split])
     )
-    plan = Plan(plan_units(gaps, frames_per_snippet=params.frames_per_snippet, unit_images=unit_images))
+    row_bytes = 2 * store.provenance.embed_dim
+    most = min(unit_images, max(1, UNIT_BYTES // row_bytes) * params.frames_per_snippet)
+    units = list(plan_units(gaps, frames_per_snippet=params.frames_per_snippet, unit_images=most))
+    units.sort(key=lambda unit: -unit.images)
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
-    if len(plan):
-        folder = store.temporary(uuid.uuid4().hex[:12])
-        with track(plan.images, "extract", "images") as progress:
+    if units:
+        with track(sum(unit.images for unit in units), "extract", "images") as progress:
             outcomes = run_units(
-                plan,
-                folder,
+                units,
                 wanted=lambda unit: any(not store.failed(part.video_id) for part in unit.slices),
                 progress=progress.advance,
                 tell=progress.message,
@@ -88,7 +89,7 @@ def fill_store(
                     for failure in _take_in(store, outcome, seconds, counts):
                         store.fail(failure)
                         progress.message(f"{failure.video_id}: {failure.error}")
-    plan.close()
+                    del outcome  # its rows leave Ray's object store before the next ones are waited for
     tally = Tally()
     store.finish(videos, crops, tally.add)
     seconds["total"] = time.monotonic() - started
@@ -97,22 +98,24 @@ def fill_store(
 
 def _take_in(
     store: FeatureStore,
-    outcome: Outcome[Unit, UnitReport],
+    outcome: Outcome[Unit, Extracted],
     seconds: dict[str, float],
     counts: Counter[str],
 ) -> Sequence[Failure]:
-    """Publish what a unit gave; return the failures of its videos."""
-    unit, report, error = outcome.task, outcome.result, outcome.error
-    if report is not None:
-        for phase, spent in report.seconds.items():
+    """Write what a unit gave; return the failures of its videos."""
+    unit, result, error = outcome.task, outcome.result, outcome.error
+    if result is not None:
+        for phase, spent in result.seconds.items():
             seconds[phase] += spent
-        counts.update(report.counts)
+        counts.update(result.counts)
         counts["units"] += 1
+        started = time.monotonic()
         try:
-            if report.shard is not None:
-                store.publish(report.shard, unit.blocks())
-            return report.failures
+            store.add(result.blocks, result.arrays, unit.blocks())
+            return result.failures
         except ValueError as mismatch:
             error = str(mismatch)
+        finally:
+            seconds["write"] += time.monotonic() - started
     assert error is not None
     return [Failure(part.video_id, part.content_hash, error, lasting=False) for part in unit.slices]

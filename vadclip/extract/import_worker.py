@@ -19,7 +19,6 @@ from vadclip.errors import InputError, VideoError
 from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
-from vadclip.extract.worker import UnitReport, leave_shard, shared_folder
 from vadclip.features.npy_files import crop_path
 from vadclip.features.provenance import Provenance
 from vadclip.pool.work import Beat
@@ -38,18 +37,16 @@ def is_vit_b16(clip: ClipParams) -> bool:
 
 
 class ImportWorker:
-    """Reads units of .npy rows and leaves each one's as a shard in the temporary folder.
+    """Reads units of .npy rows and returns them.
 
-    `of_vit_b16`: the params name OpenAI's ViT-B/16, so features of another CLIP are refused. Raises
-    InputError if this machine does not see the folder.
+    `of_vit_b16`: the params name OpenAI's ViT-B/16, so features of another CLIP are refused.
     """
 
-    def __init__(self, provenance: Provenance, temporary: str, of_vit_b16: bool) -> None:
+    def __init__(self, provenance: Provenance, of_vit_b16: bool) -> None:
         self._provenance, self._of_vit_b16 = provenance, of_vit_b16
-        self._temporary = shared_folder(temporary)
 
-    def run(self, unit: Unit, beat: Beat) -> UnitReport:
-        """Read one unit; raises InputError for L2-normalised rows and for a shard that cannot be written."""
+    def run(self, unit: Unit, beat: Beat) -> Extracted:
+        """Read one unit; raises InputError for L2-normalised rows."""
         out = Extracted()
         for part in unit.slices:
             try:
@@ -66,12 +63,10 @@ class ImportWorker:
             else:
                 count = part.stop - part.start
                 for crop, rows_RD in zip(part.crops, rows, strict=True):
-                    out.blocks.append(
-                        part.block(crop, rows=count, frames=part.until_frame, decoder="imported")
-                    )
+                    out.blocks.append(part.block(crop, rows=count, frames=part.until_frame))
                     out.arrays.append(rows_RD)
                 out.counts["rows_imported"] += count * len(part.crops)
-        return leave_shard(out, self._temporary, self._provenance)
+        return out
 
     def _rows(self, part: Slice, crop: int) -> NDArray[np.float16]:
         """Return float16 rows_RD of a slice's crop."""

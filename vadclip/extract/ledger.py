@@ -1,26 +1,30 @@
-"""Every block of a store and the shard it lies in, in a table on disk.
+"""Every block of a store and the shard it lies in, in a table on disk: blocks can outgrow memory.
 
 The table is made anew from the shards' footers each time a store is opened, and is gone with the process: the
 shards are the truth. In memory is what is known of each shard, never of each video.
 """
 
+import sqlite3
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
+from vadclip.errors import InputError
 from vadclip.extract.coverage import Coverage, Placed
 from vadclip.features.shards import BLOCK_FIELDS, Block, Shard, block_values
 from vadclip.manifest import Video
-from vadclip.scratch import open_scratch
 
 # In the order of the key, rows are in the order of manifest, crop and snippet.
 _SCHEMA = """
 CREATE TABLE blocks (
   video_id TEXT, crop INTEGER, start INTEGER, stop INTEGER, rows INTEGER, frames INTEGER, content_hash TEXT,
-  decoder TEXT, shard TEXT, number INTEGER, kept INTEGER DEFAULT 0,
+  lost INTEGER, shard TEXT, number INTEGER, kept INTEGER DEFAULT 0,
   PRIMARY KEY (video_id, content_hash, crop, start)
 ) WITHOUT ROWID
 """
 _BLOCK = ", ".join(BLOCK_FIELDS)
+_CACHE_KIB = 4096
+_NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.shards: dict[str, ShardSize] = {}
-        self._table = open_scratch(_SCHEMA)
+        self._table = _open_table(_SCHEMA)
 
     def add(self, shard: Shard) -> None:
         """Take in a shard's blocks; of those that share snippets the one that holds all of the others counts.
@@ -108,5 +112,38 @@ class Ledger:
         self._table.execute("DELETE FROM blocks WHERE gone(shard)")
 
 
-def _placed(row: tuple[str, int, int, int, int, int, str, str, str, int]) -> Placed:
+def _placed(row: tuple[str, int, int, int, int, int, str, int, str, int]) -> Placed:
     return Placed(Block(*row[:8]), *row[8:])
+
+
+class _Scratch(sqlite3.Connection):
+    """Gives its disk space back with the last reference to it."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def _open_table(schema: str) -> sqlite3.Connection:
+    """Open a new database with one table, as `schema` (CREATE TABLE ...) says; for one thread only."""
+    # Of whatever thread the garbage collector runs in, it may be the one that closes it.
+    database = sqlite3.connect("", isolation_level=None, factory=_Scratch, check_same_thread=False)
+    # Nothing in it outlives the process, so nothing is journalled or flushed.
+    for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+        database.execute(f"PRAGMA {setting}")
+    database.execute(schema)
+    database.execute("BEGIN")  # one transaction for good: each of its own would write all it touched
+    return database
+
+
+@contextmanager
+def scratch_faults() -> Iterator[None]:
+    """Turn a full disk under the database into an InputError."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF not in _NO_ROOM:
+            raise
+        raise InputError(
+            f"the temporary folder cannot hold the stage's tables ({error}): make room there, or name "
+            "another folder in SQLITE_TMPDIR"
+        ) from None

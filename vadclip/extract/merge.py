@@ -18,7 +18,6 @@ from vadclip.extract.coverage import Placed, joined
 from vadclip.extract.ledger import Ledger, ShardSize
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard, write_shard
-from vadclip.features.storage import ShardStorage
 
 SHARD_BYTES = 128 * 2**20
 SHARD_BLOCKS = 4096
@@ -30,7 +29,7 @@ Run = list[Placed]
 """Adjacent blocks of one crop of a video, which become one block."""
 
 
-def merge_shards(ledger: Ledger, storage: ShardStorage, provenance: Provenance) -> None:
+def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance) -> None:
     """Rewrite what holds blocks that are not kept, and unmerged or small shards, if there are any.
 
     Raises OSError if the disk is full or read-only.
@@ -46,15 +45,12 @@ def merge_shards(ledger: Ledger, storage: ShardStorage, provenance: Provenance) 
     gone = {name for name, count in kept.items() if count == 0} | rewrite
     if not gone:
         return
-    written = []
-    for path in _write_merged(ledger, rewrite, storage.scratch, provenance):
-        storage.add(path)
-        written.append(path.name)
+    written = [path.name for path in _write_merged(ledger, rewrite, folder, provenance)]
     for name in sorted(gone - set(written)):
-        storage.remove(name)
+        (folder / name).unlink()
     ledger.drop(gone)
     for name in written:
-        ledger.add(Shard(storage.scratch / name))
+        ledger.add(Shard(folder / name))
 
 
 def _small(size: ShardSize) -> bool:

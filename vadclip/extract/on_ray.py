@@ -1,39 +1,40 @@
 """How the extract stage's units get done: which worker runs them, on which actors, with which files."""
 
 import os
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from vadclip.config import ClipParams, Params
+from vadclip.extract.encode import Extracted
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import ExtractWorker, UnitReport, WorkerSettings
+from vadclip.extract.worker import ExtractWorker, WorkerSettings
 from vadclip.features.provenance import Provenance
-from vadclip.pool.work import Outcome, PoolOptions, Tasks, Worker
+from vadclip.pool.work import Outcome, PoolOptions, Worker
 
 
 def run_units(
-    params: Params, provenance: Provenance, units: Tasks[Unit], folder: Path | str, **callbacks: Any
-) -> Generator[Outcome[Unit, UnitReport], None, None]:
+    params: Params, provenance: Provenance, units: Sequence[Unit], **callbacks: Any
+) -> Generator[Outcome[Unit, Extracted], None, None]:
     """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
     # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from vadclip.pool.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
 
     options = PoolOptions.of(params.execution)
-    place = folder if isinstance(folder, str) else str(folder.absolute())
-    make_worker: Callable[[Mapping[str, str]], Worker[Unit, UnitReport]]
+    make_worker: Callable[[Mapping[str, str]], Worker[Unit, Extracted]]
     files: list[str] = []
     if provenance.source == "encoded":
-        settings = WorkerSettings.of(params.clip, params.execution, provenance, place)
+        settings = WorkerSettings.of(params.clip, params.execution, provenance)
         make_worker, files = partial(extract_worker, settings), clip_files(params.clip)
     else:  # reading arrays needs no GPU
-        make_worker = partial(_import_worker, provenance, place, is_vit_b16(params.clip))
+        make_worker = partial(_import_worker, provenance, is_vit_b16(params.clip))
         options = replace(options, gpus_per_actor=0.0)
-    with Pool(make_worker, options, files) as pool:
+    result_bytes = max(unit.rows for unit in units) * 2 * provenance.embed_dim
+    with Pool(make_worker, options, files, result_bytes) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)
 
 
@@ -51,7 +52,5 @@ def extract_worker(settings: WorkerSettings, files: Mapping[str, str]) -> Extrac
     return ExtractWorker(replace(settings, clip=clip.model_copy(update=here)))
 
 
-def _import_worker(
-    provenance: Provenance, folder: str, of_vit_b16: bool, files: Mapping[str, str]
-) -> ImportWorker:
-    return ImportWorker(provenance, folder, of_vit_b16)
+def _import_worker(provenance: Provenance, of_vit_b16: bool, files: Mapping[str, str]) -> ImportWorker:
+    return ImportWorker(provenance, of_vit_b16)

@@ -1,29 +1,31 @@
-"""Writing the feature store: what is there, what is missing, and how new shards get in.
+"""Filling the feature store: what is there, what is missing, and how new rows get in.
 
-Where the shards lie is the store's `ShardStorage`: the folder itself, or a bucket. A run opens the store
-(`FeatureStore`), asks what is missing, publishes shards that workers wrote under tmp/, and finishes: rows of
-videos that left the manifest go, small shards are merged, index.parquet is written.
-What is known of each video lies in tables on disk (`ledger`, `failures`): memory does not grow with them.
-Every step moves a whole file, so a kill at any moment leaves a store that the next run goes on with.
+A run opens the store (`FeatureStore`), asks what is missing, adds the rows that workers return, and
+finishes: rows of videos that left the manifest go, small shards are merged, index.parquet is written. One
+process writes the folder, and each of its steps moves a whole file: a kill at any moment leaves a store that
+the next run goes on with.
 An empty store is filled with the same bytes however the work is cut, ordered, and however often killed.
 """
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vadclip.errors import InputError
-from vadclip.extract.coverage import Coverage, Gap, Placed, decoders
+from vadclip.extract.coverage import Coverage, Gap, Placed
 from vadclip.extract.failures import Failure, Failures
 from vadclip.extract.ledger import Ledger
 from vadclip.extract.merge import merge_shards
+from vadclip.features.index import IndexRow, refuse_bucket_store, write_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import IndexRow, write_index
-from vadclip.features.shards import Block
-from vadclip.features.storage import LocalStorage, ShardStorage
+from vadclip.features.shards import Block, Shard, write_shard
 from vadclip.manifest import SNIPPET_FRAMES, Video, Videos
 
 
@@ -44,9 +46,9 @@ def lock(folder: Path) -> Iterator[None]:
 class FeatureStore:
     """The store of one provenance in `folder`; hold `lock(folder)` while using it.
 
-    Shards lie in `storage`, by default `folder`. Opening moves shards of another provenance aside, to
-    `<cache>/superseded/<fingerprint>/` (of a bucket: below its address), those of this one back from there,
-    and damaged ones to `damaged/` beside; `tell` gets a line about each damaged one.
+    Opening moves shards of another provenance aside, to `<cache>/superseded/<fingerprint>/`, those of this
+    one back from there, and damaged ones to `<cache>/damaged/`; `tell` gets a line about each damaged one.
+    Raises InputError for a store of an earlier version whose shards lie in a bucket.
     """
 
     def __init__(
@@ -55,21 +57,19 @@ class FeatureStore:
         cache: Path,
         provenance: Provenance,
         tell: Callable[[str], None] = lambda line: None,
-        storage: ShardStorage | None = None,
     ) -> None:
+        refuse_bucket_store(folder)
         self.folder, self.provenance = folder, provenance
-        self._storage = storage or LocalStorage(folder, cache)
-        self._tell = tell
+        self._cache, self._tell = cache, tell
         self._ledger = Ledger()
-        self._storage.clear_temporary()
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder / "tmp", ignore_errors=True)  # an earlier version's workers wrote there
+        for unfinished in folder.glob(".*.tmp*"):
+            unfinished.unlink()
         self._exchange_superseded()
-        for name in self._storage.names():
+        for name in self._names():
             self._take_from(name)
         self._failures = Failures(folder, provenance)
-
-    def temporary(self, run_id: str) -> Path | str:
-        """Folder, or its address, for the shards that this run's workers write; published ones leave it."""
-        return self._storage.temporary(run_id)
 
     def missing(self, video: Video, crops: Sequence[int]) -> list[Gap]:
         """Snippets of a usable video that are not there, unless it is known to be beyond help."""
@@ -82,20 +82,24 @@ class FeatureStore:
         """Whether a video has failed since the store was opened."""
         return self._failures.fresh(video_id)
 
-    def publish(self, left: Path | str, planned: Sequence[Block]) -> None:
-        """Check a worker's shard against what it was asked for and take it in.
+    def add(
+        self, blocks: Sequence[Block], arrays: Sequence[NDArray[np.float16]], planned: Sequence[Block]
+    ) -> None:
+        """Check what a worker returned, one array [rows, D] per block, against what was asked; write it.
 
-        Of the planned blocks, what only decoding tells is left aside: rows, frames, decoder. Raises
-        ValueError if the shard is another one; nothing is taken in then. InputError means that the storage
-        fails, or that another run has taken it over.
+        Of the planned blocks, what only decoding tells is left aside: rows, frames, lost frames. Raises
+        ValueError if the rows are others; nothing is taken in then. Raises InputError if the disk is full or
+        read-only.
         """
-        shard = self._storage.inspect(left)
         asked = {_plan_key(block) for block in planned}
-        if shard.provenance != self.provenance or not shard.intact():
-            raise ValueError("the shard is damaged or of another provenance")
-        if {_plan_key(block) for block in shard.blocks} - asked or len(shard.blocks) > len(asked):
-            raise ValueError("the shard holds what was not asked for")
-        self._ledger.add(self._storage.publish(left))
+        if {_plan_key(block) for block in blocks} - asked or len(blocks) > len(asked):
+            raise ValueError("the worker returned what was not asked for")
+        shapes = [(block.rows, self.provenance.embed_dim) for block in blocks]
+        if [array.shape for array in arrays] != shapes or any(array.dtype != np.float16 for array in arrays):
+            raise ValueError("the worker returned rows of another shape than it says")
+        if blocks:
+            with self._disk_faults():
+                self._ledger.add(Shard(write_shard(self.folder, "part", self.provenance, blocks, arrays)))
 
     def fail(self, failure: Failure) -> None:
         """Note a failed video at once, so that a kill does not forget it."""
@@ -122,15 +126,18 @@ class FeatureStore:
             there = self._ledger.of(video)
             if there.crops and self._outcome(there, crops[video.split]).status == "ok":
                 self._ledger.keep(video, there.complete())
-        try:
-            merge_shards(self._ledger, self._storage, self.provenance)
-            self._storage.settle(sorted(self._ledger.shards))
+        with self._disk_faults():
+            merge_shards(self._ledger, self.folder, self.provenance)
             rows = (self._outcome(self._ledger.of(video), crops[video.split]) for video in videos)
             write_index(self.folder, self._noted(rows, note), self.provenance)
             self._failures.settle()
+
+    @contextmanager
+    def _disk_faults(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror or error}") from None
-        self._storage.clear_temporary()
 
     def _noted(self, rows: Iterable[IndexRow], note: Callable[[IndexRow], None]) -> Iterator[IndexRow]:
         for row in rows:
@@ -153,40 +160,59 @@ class FeatureStore:
             video_id=video.video_id,
             status="ok" if error is None else "failed",
             error=error,
+            note=None,
+            lost_frames=sum(one.block.lost for one in placed if one.block.crop == crops[0]),
             shards=tuple(sorted({one.shard for one in placed})),
             rows=rows,
             decoded_frames=frames,
             crops=tuple(crops),
-            decoder=decoders(placed),
             content_hash=video.content_hash,
         )
         if error is not None:
-            return replace(row, shards=(), rows=0, crops=(), decoder="", decoded_frames=0)
+            return replace(row, lost_frames=0, shards=(), rows=0, crops=(), decoded_frames=0)
         if rows == 0:
             short = f"too short: {frames} of the {SNIPPET_FRAMES} frames of a snippet can be decoded"
-            return replace(row, error=short, shards=(), crops=())
+            return replace(row, note=short, shards=(), crops=())
         if frames < video.num_frames:
-            return replace(row, error=f"cut off: only {frames} of {video.num_frames} frames can be decoded")
+            return replace(row, note=f"cut off: only {frames} of {video.num_frames} frames can be decoded")
         return row
 
     def _exchange_superseded(self) -> None:
-        for name in self._storage.names():
+        aside = self._cache / "superseded"
+        for name in self._names():
             try:
-                provenance = self._storage.provenance(name)
+                provenance = Shard(self.folder / name).provenance
             except InputError:
                 continue  # dealt with when it is taken in
             if provenance != self.provenance:
-                self._storage.set_aside(name, f"superseded/{provenance.fingerprint}")
-        self._storage.bring_back(f"superseded/{self.provenance.fingerprint}")
+                self._set_aside(name, aside / provenance.fingerprint)
+        back = aside / self.provenance.fingerprint
+        for path in back.glob("*.parquet"):
+            shutil.move(path, self.folder / path.name)
+        if back.is_dir() and not any(back.iterdir()):
+            back.rmdir()
 
     def _take_from(self, name: str) -> None:
+        path = self.folder / name
         try:
-            shard = self._storage.open(name)
+            shard = Shard(path)
+            if not shard.intact():
+                raise InputError(f"{path} is damaged")
         except InputError as error:
-            place = self._storage.set_aside(name, "damaged")
+            place = self._set_aside(name, self._cache / "damaged")
             self._tell(f"{error}: moved to {place}; its videos are extracted again")
         else:
             self._ledger.add(shard)
+
+    def _set_aside(self, name: str, place: Path) -> Path:
+        place.mkdir(parents=True, exist_ok=True)
+        shutil.move(self.folder / name, place / name)
+        return place
+
+    def _names(self) -> list[str]:
+        """Return the shards that are there: merged ones first, since a kill leaves what they hold twice."""
+        there = sorted(path.name for path in self.folder.glob("*.parquet"))
+        return [name for kind in ("shard-", "part-") for name in there if name.startswith(kind)]
 
 
 def _plan_key(block: Block) -> tuple[object, ...]:

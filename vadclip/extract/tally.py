@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vadclip.errors import InputError
-from vadclip.features.reader import IndexRow
+from vadclip.features.index import IndexRow
 from vadclip.progress import format_seconds
 
 _NAMED = 20

@@ -32,7 +32,7 @@ class Slice:
         last = self.stop == self.num_frames // SNIPPET_FRAMES
         return self.num_frames if last else self.stop * SNIPPET_FRAMES
 
-    def block(self, crop: int, *, rows: int = 0, frames: int = 0, decoder: str = "") -> Block:
+    def block(self, crop: int, *, rows: int = 0, frames: int = 0, lost: int = 0) -> Block:
         """Return what this slice gives for one crop."""
         return Block(
             video_id=self.video_id,
@@ -42,7 +42,7 @@ class Slice:
             rows=rows,
             frames=frames,
             content_hash=self.content_hash,
-            decoder=decoder,
+            lost=lost,
         )
 
 
@@ -59,10 +59,14 @@ class Unit:
         return self.slices[0].crops
 
     @property
+    def rows(self) -> int:
+        """Rows of all crops."""
+        return sum(part.stop - part.start for part in self.slices) * len(self.crops)
+
+    @property
     def images(self) -> int:
         """Crops of frames that an encoder gets."""
-        snippets = sum(part.stop - part.start for part in self.slices)
-        return snippets * len(self.crops) * self.frames_per_snippet
+        return self.rows * self.frames_per_snippet
 
     def blocks(self) -> list[Block]:
         """Blocks that this unit must give, without what only decoding tells."""

@@ -21,6 +21,7 @@ from inspect import signature
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,7 +54,8 @@ class Block:
     """Frames of the video known to exist: where it ended, or up to where it was read."""
     content_hash: str
     """Of the video file."""
-    decoder: str
+    lost: int = 0
+    """Frames of these snippets for which no picture was decoded."""
 
     @property
     def short(self) -> bool:
@@ -130,7 +132,7 @@ class Shard:
         if _BLOCKS_KEY not in described or _PROVENANCE_KEY not in described:
             raise InputError(f"{path} is no shard of a feature store")
         self.provenance = Provenance.from_json(described[_PROVENANCE_KEY])
-        self.blocks = tuple(Block(*fields) for fields in json.loads(described[_BLOCKS_KEY]))
+        self.blocks = tuple(_block(fields) for fields in json.loads(described[_BLOCKS_KEY]))
         groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
         self._group_ends = list(accumulate(group.num_rows for group in groups))
         self._block_ends = list(accumulate(block.rows for block in self.blocks))
@@ -180,13 +182,6 @@ class Shard:
         values = np.fromfile(self.path, np.float16, (stop - start) * width, offset=at + 2 * width * start)
         return values.reshape(-1, width)
 
-    def __getstate__(self) -> dict[str, object]:
-        # Maps and footers do not travel to loader processes; the file is opened again there.
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__init__(state["path"])  # type: ignore[misc]
-
     @cached_property
     def _bytes(self) -> NDArray[np.uint8]:
         return np.memmap(self.path, np.uint8, "r")
@@ -217,6 +212,11 @@ class Shard:
             column = group.column(group.num_columns - 1)
             self._starts[number] = plain_values_start(self.path, column, values, value_bytes=2)
         return self._starts[number]
+
+
+def _block(fields: list[Any]) -> Block:
+    lost = fields[7] if isinstance(fields[7], int) else 0  # a decoder's name stood there once
+    return Block(*[*fields[:7], lost])
 
 
 def _row_groups(

@@ -28,7 +28,7 @@ _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _FORGIVE_SECONDS = 120.0
-_OBJECT_STORE_BYTES = 100 * 2**20  # tasks and results are small; rows go through files
+_OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB
 _MOST_ASKED = 1000  # actors that an autoscaler is asked to make room for; its own bounds are far below
 _NOT_CODE = ["__pycache__", "*.safetensors"]
 
@@ -68,8 +68,8 @@ class Cluster:
     Raises InputError if there is no cluster at the address.
     """
 
-    def __init__(self, options: PoolOptions) -> None:
-        self._options = options
+    def __init__(self, options: PoolOptions, result_bytes: int = 0) -> None:
+        self._options, self._result_bytes = options, result_bytes
         self._connected_here = False
         self.local = False
         """Whether all actors run on this machine, and so see its files."""
@@ -173,7 +173,10 @@ class Cluster:
         self.local = address == "local"
         settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.local:
-            settings |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+            actors = self._options.actors or math.ceil((os.cpu_count() or 1) / self._options.cpus_per_actor)
+            # One result per actor may wait; one is being read, and one is on its way.
+            store_bytes = max(_OBJECT_STORE_BYTES, (actors + 2) * self._result_bytes)
+            settings |= {"include_dashboard": False, "object_store_memory": store_bytes}
         else:
             code = str(Path(vadclip.__file__).parent)
             settings["runtime_env"] = {"py_modules": [code], "excludes": _NOT_CODE}

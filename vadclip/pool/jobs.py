@@ -1,14 +1,14 @@
-"""The jobs of a pool: tasks not begun yet, and before and after them those that are tried again."""
+"""The jobs of a pool: tasks, and what became of each so far."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
-from vadclip.pool.work import T, Tasks
+from vadclip.pool.work import T
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Job(Generic[T]):
     """A task, and what became of it so far."""
 
@@ -20,20 +20,21 @@ class Job(Generic[T]):
 
 
 class Jobs(Generic[T]):
-    """A queue over tasks of any number: they are fetched one by one, as their turn comes."""
+    """A queue over tasks, in their order; what is tried again goes before or behind all others."""
 
-    def __init__(self, tasks: Tasks[T]) -> None:
-        self._fresh, self._waiting = iter(tasks), len(tasks)
+    def __init__(self, tasks: Iterable[T]) -> None:
+        self._waiting = deque(tasks)
         self._first: deque[Job[T]] = deque()
         self._last: deque[Job[T]] = deque()
 
     def __len__(self) -> int:
-        return len(self._first) + self._waiting + len(self._last)
+        return len(self._first) + len(self._waiting) + len(self._last)
 
     def take(self) -> Job[T]:
         """Return the next job; there must be one."""
-        self._fetch()
-        return self._first.popleft()
+        if self._first:
+            return self._first.popleft()
+        return Job(self._waiting.popleft()) if self._waiting else self._last.popleft()
 
     def put_first(self, jobs: Sequence[Job[T]]) -> None:
         """Have some jobs done before all others, in the given order."""
@@ -46,16 +47,7 @@ class Jobs(Generic[T]):
     def drop_until(self, wanted: Callable[[T], bool]) -> None:
         """Drop jobs until the next one is wanted, or none is left."""
         while len(self):
-            self._fetch()
-            if wanted(self._first[0].task):
+            job = self.take()
+            if wanted(job.task):
+                self.put_first([job])
                 return
-            self._first.popleft()
-
-    def _fetch(self) -> None:
-        if self._first:
-            return
-        if self._waiting:
-            self._waiting -= 1
-            self._first.append(Job(next(self._fresh)))
-        else:
-            self._first.append(self._last.popleft())

@@ -22,14 +22,21 @@ from pathlib import Path
 from typing import Any, Generic
 
 import ray
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, RuntimeEnvSetupError
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from vadclip.errors import InputError
 from vadclip.pool.actor import POLL_SECONDS, Member, Shipped, StalledError, actor_class
 from vadclip.pool.cluster import Cluster
 from vadclip.pool.jobs import Job, Jobs
 from vadclip.pool.node_files import chunks_of
-from vadclip.pool.work import Outcome, PoolOptions, R, T, Tasks, Worker
+from vadclip.pool.work import Outcome, PoolOptions, R, T, Worker
 
 __all__ = ["Outcome", "Pool", "PoolOptions"]
 
@@ -47,8 +54,9 @@ class Pool(Generic[T, R]):
     """Use as a context manager: Ray is connected within, and shut down after if it was not running before.
 
     `make_worker` gets a map from each path of `files` to where the actor's machine has that file; it is empty
-    where all actors run on this machine. Raises InputError if there is no cluster at the address, or it
-    cannot place the actors asked for.
+    where all actors run on this machine. `result_bytes` bounds a task's result: one per actor may wait in
+    Ray's object store until the caller takes it. Raises InputError if there is no cluster at the address, or
+    it cannot place the actors asked for.
     """
 
     def __init__(
@@ -56,9 +64,10 @@ class Pool(Generic[T, R]):
         make_worker: Callable[[Mapping[str, str]], Worker[T, R]],
         options: PoolOptions,
         files: Sequence[str] = (),
+        result_bytes: int = 0,
     ) -> None:
         self._make_worker, self._options, self._files = make_worker, options, files
-        self._cluster = Cluster(options)
+        self._cluster = Cluster(options, result_bytes)
         self._members: list[Member[T]] = []
         self._fallen: list[_Fallen[T]] = []
         self._jobs: Jobs[T] = Jobs([])
@@ -87,7 +96,7 @@ class Pool(Generic[T, R]):
 
     def run(
         self,
-        tasks: Tasks[T],
+        tasks: Sequence[T],
         *,
         split: Callable[[T], Sequence[T]] = lambda task: [task],
         wanted: Callable[[T], bool] = lambda task: True,
@@ -96,7 +105,7 @@ class Pool(Generic[T, R]):
     ) -> Iterator[Outcome[T, R]]:
         """Yield one outcome per task, or per part of a task that was split, as they end.
 
-        Tasks start in the given order and are fetched one by one. `split` cuts a task into parts that can be
+        Tasks start in the given order. `split` cuts a task into parts that can be
         blamed alone ([task] if it is one). A task no longer `wanted` when its turn comes is dropped.
         `progress` gets what workers report by `beat`, and takes it back (negative) when the task fails;
         `tell` gets a line about that, and about nodes that come and go. Raises InputError if no node is left
@@ -260,4 +269,6 @@ def _reason(error: Exception) -> str:
 
 
 def _preempted(error: Exception) -> bool:
-    return isinstance(error, RayActorError) and error.preempted
+    """Whether the worker, or its result on the way here, was lost by no fault of its task."""
+    lost_result = isinstance(error, ObjectLostError)
+    return lost_result or (isinstance(error, RayActorError) and error.preempted)

@@ -1,6 +1,6 @@
 """What a pool of workers and those who use it agree on, without any of the machinery."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -10,18 +10,9 @@ T = TypeVar("T")
 R = TypeVar("R")
 T_contra = TypeVar("T_contra", contravariant=True)
 R_co = TypeVar("R_co", covariant=True)
-T_co = TypeVar("T_co", covariant=True)
 
 Beat = Callable[[float], None]
 """Told how much more is done, in whatever unit; 0 is a sign of life only."""
-
-
-class Tasks(Protocol[T_co]):
-    """Tasks that need not all be in memory; a list will do."""
-
-    def __len__(self) -> int: ...
-
-    def __iter__(self) -> Iterator[T_co]: ...
 
 
 class Worker(Protocol[T_contra, R_co]):
