@@ -4,22 +4,27 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from vadclip.errors import VadclipError
+from vadclip.files import held_alone
 
 INTERRUPTED = 130
+LOCK = Path(".cache/stage.lock")
 
 
 def run_stage(main: Callable[[], None]) -> None:
     """Run a stage's `main` and leave the process with the exit status that DVC must see.
 
     The user's mistake is one line and status 1; Ctrl-C and SIGTERM end with 130, never 0, because DVC would
-    lock the half-written output of a stage that "succeeded"; a bug keeps its traceback.
+    lock the half-written output of a stage that "succeeded"; a bug keeps its traceback. A stage outlives a
+    DVC that was killed: while it lives, no other starts in this folder.
     """
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        main()
+        with held_alone(LOCK, f"stage {Path(sys.argv[0]).stem}"):
+            main()
     except VadclipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -165,7 +165,8 @@ def main():
 run_stage(main)
 """
     environment = {**os.environ, "PYTHONPATH": f"{PROJECT}{os.pathsep}{PROJECT / 'tests'}"}
-    process = subprocess.Popen([sys.executable, "-c", code, tmp_path, nodes.address], env=environment)
+    command = [sys.executable, "-c", code, tmp_path, nodes.address]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
     try:
         wait_for(lambda: len(list((tmp_path / "at work").glob("*"))) == 3, process)
         process.send_signal(signal.SIGTERM)
@@ -291,7 +292,7 @@ def test_a_driver_killed_while_its_actors_live_and_the_same_command_again(
     killed.send_signal(signal.SIGSTOP)  # it holds the lock, and will not end before it is killed
     second = subprocess.run(command, **settings, timeout=60, check=False)
     assert second.returncode == 1
-    assert second.stderr == "error: features: another extraction is writing here; wait for it or stop it\n"
+    assert second.stderr.startswith(f"error: stage extract is at work here as process {killed.pid}: ")
     killed.kill()
     killed.wait()
     parts = sorted(features.glob("part-*"))

@@ -158,6 +158,7 @@ def in_another_process(code: str, folder: Path) -> subprocess.Popen[str]:
             "import sys\nfrom test_pool import *\nfrom flows import run_stage\n" + code,
             folder,
         ],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": PATH},
         stderr=subprocess.PIPE,
         text=True,

@@ -1,13 +1,18 @@
 """Files that are whole or absent: each write goes to a temporary neighbour, then is renamed into place."""
 
+import fcntl
 import filecmp
 import hashlib
 import os
+import socket
+import sys
 import unicodedata
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from vadclip.errors import InputError
 
 
 @contextmanager
@@ -63,4 +68,48 @@ def safe_name(name: str) -> bool:
         and name.isprintable()
         and not unicodedata.category(name[0]).startswith("M")
         and not {"/", "\\"} & set(name)
+    )
+
+
+@contextmanager
+def held_alone(lock: Path, what: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold the file `lock` as the only one, until the block or the process ends, however that is.
+
+    `what` says who holds it ("stage train"). Others get an InputError with the process id and how to stop
+    that process; with `wait` they say so and wait.
+    """
+    handle = _taken(lock, wait)
+    try:
+        os.truncate(handle, 0)
+        os.pwrite(handle, f"{what}\n{os.getpid()}\n{socket.gethostname()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _taken(lock: Path, wait: bool) -> int:
+    while True:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = _holder(handle)
+            if not wait:
+                os.close(handle)
+                raise InputError(holder) from None
+            print(holder, file=sys.stderr, flush=True)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        # Whoever held the lock may have removed the file with its folder; a new one is another lock.
+        if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
+            return handle
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    what, process, host = [*os.pread(handle, 1000, 0).decode().splitlines(), "", "", ""][:3]
+    place = "" if host == socket.gethostname() else f" on {host}"
+    return (
+        f"{what or 'another'} is at work here as process {process}{place}: wait for it, or stop it with "
+        f"`kill {process}` (nothing done is lost); then run the same command again"
     )
