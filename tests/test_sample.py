@@ -17,18 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
+from benchmarks.sample_clip import clip_data, train_clip
+from benchmarks.sample_clip.captions import NORMAL_KINDS, PHRASES, Caption, Facts, all_texts, write_caption
+from benchmarks.sample_clip.clip_figures import zero_shot_probabilities
 from vadclip.clip.crops import resize_frames
 from vadclip.clip.frozen import load_clip
 from vadclip.config import ClipParams, DatasetParams
 from vadclip.datasets import sample as sample_dataset
 from vadclip.datasets.sample import ensure_rendered, load, sample_root
 from vadclip.errors import InputError
-from vadclip.sample import clip_data, train_clip
 from vadclip.sample.actors import Person, Stage
 from vadclip.sample.anomalies import ANOMALIES
 from vadclip.sample.canvas import Canvas
-from vadclip.sample.captions import NORMAL_KINDS, PHRASES, Caption, Facts, all_texts, write_caption
-from vadclip.sample.clip_figures import zero_shot_probabilities
 from vadclip.sample.everyday import CONFUSERS
 from vadclip.sample.render import compose, draw_deed_mask, draw_frames, render_video
 from vadclip.sample.scenes import SIDES, Conditions, colour_of, make_layout
@@ -300,7 +300,7 @@ def clip():
         precision="fp32",
     )
     assert (folder / "clip.safetensors").stat().st_size <= 8_000_000
-    assert json.loads((folder / "clip_training.json").read_text())["losses"]
+    assert json.loads(train_clip.LOG.read_text())["losses"]
     return load_clip(params, device="cpu")
 
 

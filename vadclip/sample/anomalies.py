@@ -4,14 +4,21 @@ People come before and leave after; what the deed leaves behind (paint, a dent, 
 """
 
 import math
-import random
 from collections.abc import Callable
 from dataclasses import replace
 
 from vadclip.sample.actors import LEFT_EDGE, RIGHT_EDGE, Actor, Car, Effect, Key, Person, Stage
 from vadclip.sample.backdrop import draw_graffiti
 from vadclip.sample.canvas import Canvas
-from vadclip.sample.effects import Blast, Fire, draw_bits, draw_smoke
+from vadclip.sample.effects import (
+    Blast,
+    Fire,
+    draw_ash,
+    draw_bits,
+    draw_broken_glass,
+    draw_skid_marks,
+    draw_smoke,
+)
 from vadclip.sample.figures import Figure, draw_bag
 
 FOREVER = 1e6
@@ -89,7 +96,7 @@ def arson(stage: Stage, start: float, end: float) -> list[Actor]:
         fire.draw(canvas, t, strength)
 
     def ash(canvas: Canvas, t: float) -> None:
-        canvas.puff(x, y, 24, (16, 14, 12), 0.7 * min(1.0, (t - lit) / span), flat=0.35)
+        draw_ash(canvas, x, y, 0.7 * min(1.0, (t - lit) / span))
 
     side = rng.choice((-1, 1))
     arsonist = _somebody(stage, x + side * 27, y + 5).arrive(stage.edge(), start - 0.1).until(start, "stand")
@@ -183,12 +190,8 @@ def road_accident(stage: Stage, start: float, end: float) -> list[Actor]:
         draw_smoke(canvas, x, y - 20, t, 40, thin, (150, 150, 154), glass_seed % 7)
 
     def wreckage(canvas: Canvas, t: float) -> None:
-        for wheel in (-2, 9):
-            canvas.line([(x - way * 95, y + wheel - 3), (x - way * 12, y + wheel)], (34, 34, 36), 1.8)
-        litter = random.Random(glass_seed)
-        for _ in range(16):
-            u, v, size = x + litter.gauss(0, 24), y + litter.uniform(0, 12), litter.uniform(0.8, 2.2)
-            canvas.rectangle(u - size, v - size / 2, u + size, v + size / 2, (206, 212, 216))
+        draw_skid_marks(canvas, x, y, way)
+        draw_broken_glass(canvas, x, y, glass_seed)
 
     return [*actors, Effect(y - 40, impact, FOREVER, wreckage), Effect(y + 8, impact, end, crash)]
 

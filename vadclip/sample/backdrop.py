@@ -5,7 +5,7 @@ import random
 import numpy as np
 from PIL import Image
 
-from vadclip.sample.canvas import HEIGHT, WIDTH, Canvas, Colour
+from vadclip.sample.canvas import HEIGHT, WIDTH, Canvas, Colour, Light
 from vadclip.sample.scenes import Conditions, Layout, colour_of
 
 _SKIES: dict[str, tuple[Colour, Colour]] = {
@@ -62,7 +62,14 @@ def _greyed(colour: Colour) -> Colour:
     return ((colour[0] + 2 * mean) // 3, (colour[1] + 2 * mean) // 3, (colour[2] + 2 * mean) // 3)
 
 
-def _facades(canvas: Canvas, layout: Layout, look: random.Random) -> None:
+def has_old_graffiti(layout: Layout) -> bool:
+    """Say whether the wall bears a scrawl from the start."""
+    blank = Canvas(Image.new("RGB", (1, 1)), Light())
+    return _facades(blank, layout, random.Random(layout.seed))
+
+
+def _facades(canvas: Canvas, layout: Layout, look: random.Random) -> bool:
+    """Draw what stands at the far side; say whether the wall bears a scrawl."""
     if layout.family == "park":
         _trees_behind(canvas, layout, look)
     elif layout.family == "canal":
@@ -78,11 +85,18 @@ def _facades(canvas: Canvas, layout: Layout, look: random.Random) -> None:
     for row in range(1, 8):
         y = top + row * (layout.base_y - top) / 8
         canvas.line([(left, y), (right, y)], _shade(paint, 0.92), 0.8)
-    if look.random() < 0.35:
-        draw_graffiti(canvas, layout, 1.0, look.randrange(1000), (right - 26, right - 4))
+    scrawled = look.random() < 0.35
+    if scrawled:
+        draw_graffiti(canvas, layout, 1.0, look.randrange(1000), old_graffiti_span(layout))
     gate = layout.alley_x  # where cars come out towards the camera
     canvas.rectangle(gate - 17, layout.base_y - 40, gate + 17, layout.base_y, _shade(paint, 0.75))
     canvas.rectangle(gate - 13, layout.base_y - 34, gate + 13, layout.base_y, (46, 46, 50))
+    return scrawled
+
+
+def old_graffiti_span(layout: Layout) -> tuple[float, float]:
+    """Where on the wall, in x, a scrawl stands that was there from the start."""
+    return layout.wall[1] - 26, layout.wall[1] - 4
 
 
 def _houses(canvas: Canvas, layout: Layout, look: random.Random) -> None:

@@ -126,6 +126,25 @@ def draw_bits(
         canvas.polygon([(u - du, v - dv), (u + dv, v - du), (u + du, v + dv)], colour)
 
 
+def draw_ash(canvas: Canvas, x: float, y: float, opacity: float) -> None:
+    """Draw the black mark that a fire leaves on the ground."""
+    canvas.puff(x, y, 24, (16, 14, 12), opacity, flat=0.35)
+
+
+def draw_skid_marks(canvas: Canvas, x: float, y: float, way: int) -> None:
+    """Draw where tyres slid to (x, y), `way` 1 from the left, -1 from the right."""
+    for wheel in (-2, 9):
+        canvas.line([(x - way * 95, y + wheel - 3), (x - way * 12, y + wheel)], (34, 34, 36), 1.8)
+
+
+def draw_broken_glass(canvas: Canvas, x: float, y: float, seed: int) -> None:
+    """Draw pieces of glass strewn on the ground around (x, y)."""
+    litter = random.Random(seed)
+    for _ in range(16):
+        u, v, size = x + litter.gauss(0, 24), y + litter.uniform(0, 12), litter.uniform(0.8, 2.2)
+        canvas.rectangle(u - size, v - size / 2, u + size, v + size / 2, (206, 212, 216))
+
+
 def draw_rain(canvas: Canvas, t: float, seed: int) -> None:
     """Draw this moment's rain drops over the whole picture."""
     rng = random.Random(seed * 100_003 + round(t * 1000))

@@ -1,4 +1,4 @@
-"""Train the sample's CLIP: `python -m vadclip.sample.train_clip` writes its weights and log beside this file.
+"""Train the sample's CLIP: `python -m benchmarks.sample_clip.train_clip` writes weights and log.
 
 A contrastive training as CLIP's, with four deviations: a batch's target spreads over all captions that fit an
 image (see captions.py); the temperature stays at 0.07, which is VadCLIP's; only token rows that occur are
@@ -27,6 +27,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import vadclip.sample
+from benchmarks.sample_clip.captions import PHRASES, all_texts, write_caption
+from benchmarks.sample_clip.clip_data import IMAGE_SIZE, Frames, check_frames, training_frames
+from benchmarks.sample_clip.clip_figures import zero_shot
 from vadclip.clip.frozen import load_clip
 from vadclip.clip.text import TextTower, end_positions, tokenize
 from vadclip.clip.weights import read_config
@@ -34,13 +38,14 @@ from vadclip.config import ClipParams
 from vadclip.files import atomic_path, write_text_atomic
 from vadclip.progress import format_seconds, track
 from vadclip.sample.anomalies import ANOMALIES
-from vadclip.sample.captions import PHRASES, all_texts, write_caption
-from vadclip.sample.clip_data import IMAGE_SIZE, Frames, check_frames, training_frames
-from vadclip.sample.clip_figures import zero_shot
 from vadclip.sample.world import development_plans
 
-FOLDER = Path(__file__).parent
-CONFIG, WEIGHTS, LOG = FOLDER / "clip.json", FOLDER / "clip.safetensors", FOLDER / "clip_training.json"
+FOLDER = Path(vadclip.sample.__file__).parent
+CONFIG, WEIGHTS, LOG = (
+    FOLDER / "clip.json",
+    FOLDER / "clip.safetensors",
+    Path(__file__).parent / "clip_training.json",
+)
 SEED = 20_261
 BATCH, STEPS, WARMUP, PEAK_RATE = 64, 2800, 80, 1e-3
 TRAIN_PER_KIND, CHECK_PER_KIND = 400, 8
@@ -204,7 +209,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=2, help="torch threads (default: 2)")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps (default: {STEPS})")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder to write to (default: the package)")
+    parser.add_argument(
+        "--out", type=Path, default=FOLDER, help="folder to write weights to (default: the package's)"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     started = time.monotonic()
@@ -233,7 +240,7 @@ def main() -> None:
         "held_out": figures,
         "losses": losses,
     }
-    write_text_atomic(arguments.out / LOG.name, json.dumps(log, indent=1) + "\n")
+    write_text_atomic(LOG, json.dumps(log, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
     print(f"{weights}: {weights.stat().st_size:,} bytes, {format_seconds(time.monotonic() - started)} in all")
 

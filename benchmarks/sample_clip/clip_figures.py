@@ -9,8 +9,8 @@ import torch
 from sklearn.metrics import roc_auc_score
 from torch.nn import functional as F
 
+from benchmarks.sample_clip.clip_data import Frames
 from vadclip.clip.frozen import Clip
-from vadclip.sample.clip_data import Frames
 from vadclip.sample.world import CLASSES
 
 TEMPERATURE = 0.07

@@ -15,9 +15,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from benchmarks.sample_clip.captions import Facts
 from vadclip.clip.crops import resize_frames, resize_size
 from vadclip.progress import track
-from vadclip.sample.captions import Facts
 from vadclip.sample.render import draw_deed_mask, draw_frames, render_video
 from vadclip.sample.scenes import make_layout
 from vadclip.sample.workers import drawing_pool
