@@ -49,6 +49,7 @@ def test_set(videos: int, anomalous: int, snippets: int) -> tuple[Scores, Manife
         anomaly_score_N=score_N,
         class_probabilities_NK=probabilities_NK.astype(np.float32),
         log_normaliser_N=np.zeros(len(score_N), dtype=np.float32),
+        zero_shot_NK=random.dirichlet(np.ones(len(UCF_CRIME)), len(score_N)).astype(np.float32),
         info=ScoreInfo(labels=UCF_CRIME.labels, test_selected=False, excluded={}),
     )
     manifest = Manifest(dataset="ucf_crime", source="videos", classes=UCF_CRIME, videos=tuple(made))

@@ -57,6 +57,7 @@ def zero_shot(manifest: Manifest) -> dict[str, float]:
         anomaly_score_N=1 - probabilities_NK[:, 0],
         class_probabilities_NK=probabilities_NK,
         log_normaliser_N=logits_NK.logsumexp(dim=-1).numpy(),
+        zero_shot_NK=probabilities_NK,
         info=ScoreInfo(labels=manifest.classes.labels, test_selected=False, excluded=reader.excluded),
     )
     return dict(evaluate(scores, manifest, resamples=0, seed=0).metrics)
@@ -84,6 +85,7 @@ def probe(manifest: Manifest) -> dict[str, float]:
         anomaly_score_N=score_N,
         class_probabilities_NK=np.column_stack([1 - score_N, *[score_N / others] * others]),
         log_normaliser_N=np.zeros(len(score_N)),
+        zero_shot_NK=np.full((len(score_N), len(manifest.classes)), 1 / len(manifest.classes)),
         info=ScoreInfo(labels=manifest.classes.labels, test_selected=False, excluded=reader.excluded),
     )
     figures = evaluate(scores, manifest, resamples=0, seed=0).metrics

@@ -54,7 +54,9 @@ class RandomFeatures:
 def score(model: VadClip, features: RandomFeatures, device: str, precision: str) -> None:
     """Score all videos and wait."""
     info = ScoreInfo(UCF_CRIME.labels, test_selected=False, excluded={})
-    score_videos(model, features, features.videos(), crop=0, precision=precision, info=info)  # type: ignore[arg-type]
+    text_KD = torch.eye(len(UCF_CRIME), model.config.width)
+    videos = features.videos()
+    score_videos(model, features, videos, plain_text_KD=text_KD, crop=0, precision=precision, info=info)
     wait_for(device)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from flows import run_stage
 from vadclip.clip.frozen import load_clip
-from vadclip.config import flatten, load_params
+from vadclip.config import load_params
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import read_manifest
 from vadclip.model.folder import load_model
+from vadclip.model.inference import plain_texts
 from vadclip.score.scoring import check_model_fits, score_videos
 from vadclip.score.table import ScoreInfo, scores_table, write_scores
-from vadclip.tracking import runs as tracking
 
 MANIFEST, FEATURES, MODEL, SCORES = (
     Path("manifest.parquet"),
@@ -36,22 +36,22 @@ def main() -> None:
         model,
         features,
         [video for video in videos if video.video_id not in excluded],
+        plain_text_KD=plain_texts(clip.text, info.classes),
         crop=params.extract.test_crop,
         precision=params.score.precision,
-        info=ScoreInfo(info.classes.labels, info.test_selected, excluded),
+        info=ScoreInfo(
+            labels=info.classes.labels,
+            test_selected=info.test_selected,
+            excluded=excluded,
+            lost_frames={v.video_id: lost for v in videos if (lost := features.lost_frames.get(v.video_id))},
+            normal_peaks=info.normal_peaks,
+            selection=info.selection,
+        ),
     )
     seconds = time.monotonic() - started
     write_scores(scores_table(scores), SCORES)
     snippets = int(scores.rows_V.sum())
     print(f"score: {snippets:,} snippets of {len(scores.video_ids):,} videos in {seconds:.1f} s")
-    tracking.add_to_run(
-        MODEL / "run.json",
-        params=flatten({"score": params.score.model_dump()}),
-        metrics={"score/seconds": seconds, "score/snippets_per_second": snippets / seconds},
-        artifacts=[],
-        stage="score",
-        tracking=params.tracking,
-    )
 
 
 if __name__ == "__main__":

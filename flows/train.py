@@ -19,6 +19,7 @@ from vadclip.train.imported import import_into
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder, resume_key
 from vadclip.train.task import make_task
+from vadclip.train.validation import normal_peaks
 
 MANIFEST, FEATURES, MODEL = Path("manifest.parquet"), Path("features"), Path("model")
 EXTRACT_METRICS, UNFINISHED = Path("extract_metrics.json"), Path(".cache/train")
@@ -33,7 +34,7 @@ def main() -> None:
     extracted = json.loads(EXTRACT_METRICS.read_text()) if EXTRACT_METRICS.is_file() else {}
     device = torch.device(params.execution.device)
     clip = load_clip(params.clip, device=params.execution.device)
-    task = make_task(params.model, params.train, params.extract, manifest, features, clip)
+    task = make_task(params, manifest, features, clip)
     resume = ResumeFolder(UNFINISHED / resume_key(task.facts()))
     with tracking.training_run(
         name=f"{manifest.dataset}-{task.settings_name()}",
@@ -55,7 +56,8 @@ def main() -> None:
         else:
             readers = params.execution.reader_threads
             trained = train(task, device=device, resume=resume, logger=run, readers=readers)
-            save_model(MODEL, trained.model, task.model_info(trained.epoch, trained.figures))
+            peaks = normal_peaks(task, trained.model)
+            save_model(MODEL, trained.model, task.model_info(trained.epoch, trained.figures, peaks))
             model, history, summary = trained.model, trained.history, trained.summary()
         history.write(MODEL)
         run.identity.write(MODEL / "run.json")

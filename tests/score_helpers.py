@@ -53,6 +53,7 @@ def make_scores(
     labels: Sequence[str] = CLASSES.labels,
     test_selected: bool = False,
     excluded: dict[str, str] | None = None,
+    **info: object,
 ) -> Scores:
     """Scores by video; without probabilities, the anomaly score is shared out over the anomaly classes."""
     rows = np.array([len(scores) for scores in anomaly.values()], dtype=np.int64)
@@ -68,5 +69,6 @@ def make_scores(
         anomaly_score_N=anomaly_N,
         class_probabilities_NK=probability_NK.astype(np.float32),
         log_normaliser_N=np.zeros(len(anomaly_N), dtype=np.float32),
-        info=ScoreInfo(tuple(labels), test_selected, excluded or {}),
+        zero_shot_NK=np.full((len(anomaly_N), len(labels)), 1 / len(labels), dtype=np.float32),
+        info=ScoreInfo(tuple(labels), test_selected, excluded or {}, **info),
     )

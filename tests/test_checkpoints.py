@@ -23,7 +23,7 @@ from vadclip.model.checkpoints import (
     write_checkpoint,
     write_clip_weights,
 )
-from vadclip.model.folder import ModelInfo, load_model, read_model_info, save_model
+from vadclip.model.folder import ModelInfo, load_model, named_clip, read_model_info, save_model
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.official_names import clip_state
 from vadclip.model.vadclip import VadClip, VadClipConfig
@@ -78,15 +78,15 @@ class Case:
         return ModelInfo(
             self.config,
             self.classes,
-            clip.name,
-            clip.fingerprint,
-            True,
+            named_clip(clip, self.clip_params),
             {},
             "f",
             "last",
             3,
             {"a": 1.0},
             False,
+            0,
+            "fp32",
         )
 
 

@@ -1,5 +1,6 @@
 import json
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -145,13 +146,10 @@ def test_a_videos_class_follows_the_logits_of_its_top_snippets():
     logits[3] = [0.0, 30.0, 0.0]
     scores = make_scores({"a": [0.5] * rows})
     normaliser = np.log(np.exp(logits).sum(1))
-    scores = type(scores)(
-        scores.video_ids,
-        scores.rows_V,
-        scores.anomaly_score_N,
-        np.exp(logits - normaliser[:, None]).astype(np.float32),
-        normaliser.astype(np.float32),
-        scores.info,
+    scores = replace(
+        scores,
+        class_probabilities_NK=np.exp(logits - normaliser[:, None]).astype(np.float32),
+        log_normaliser_N=normaliser.astype(np.float32),
     )
     np.testing.assert_allclose(scores.class_logits_NK, logits, atol=2e-5)
     manifest = make_manifest([make_video("a", rows, [(48, 64, "Fire")])])

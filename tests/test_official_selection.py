@@ -192,9 +192,9 @@ def test_too_few_updates_and_test_videos_of_one_kind_are_said_before_training(tm
 def test_it_says_so_everywhere():
     todo = _task()
     assert todo.test_selected
-    assert todo.model_info(1, None).test_selected
+    assert todo.model_info(1, None, ()).test_selected
     assert not task(TEXT).test_selected
-    assert not task(TEXT).model_info(1, None).test_selected
+    assert not task(TEXT).model_info(1, None, ()).test_selected
     moved = replace(todo.test_videos[0], frame_spans=((0, 16),))
     assert replace(todo, test_videos=(moved, *todo.test_videos[1:])).facts() != todo.facts()
 

@@ -204,11 +204,11 @@ def test_scores_of_a_gpu_are_those_of_a_cpu():
     model = VadClip(config, CLASSES, text_tower()).eval()
     info = ScoreInfo(CLASSES.labels, test_selected=False, excluded={})
     videos = [make_video(video.video_id, 1) for video in videos]
-    found = [
-        score_videos(model.to(device), features, videos, crop=0, precision="fp32", info=info, batch_chunks=3)
-        for device in ("cpu", "cuda")
-    ]
+    plain_KD = torch.eye(3, config.width)
+    more = {"plain_text_KD": plain_KD, "crop": 0, "precision": "fp32", "info": info, "batch_chunks": 3}
+    found = [score_videos(model.to(device), features, videos, **more) for device in ("cpu", "cuda")]
     np.testing.assert_allclose(found[1].anomaly_score_N, found[0].anomaly_score_N, rtol=0, atol=2e-5)
     np.testing.assert_allclose(
         found[1].class_probabilities_NK, found[0].class_probabilities_NK, rtol=0, atol=2e-5
     )
+    np.testing.assert_allclose(found[1].zero_shot_NK, found[0].zero_shot_NK, rtol=0, atol=2e-5)

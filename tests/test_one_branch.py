@@ -12,6 +12,7 @@ from vadclip.config import EvaluateParams
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import evaluate
 from vadclip.evaluate.report import write_plots, write_report
+from vadclip.model.inference import plain_texts
 from vadclip.score.scoring import score_videos
 from vadclip.score.table import ScoreInfo, read_scores, scores_table, write_scores
 from vadclip.train.history import StepRecord
@@ -42,14 +43,17 @@ def test_it_is_trained_selected_and_scored(branch, tmp_path):
     figures = trained.figures
     assert 0 <= figures.val_video_auc <= 1  # by the branch there is
     info = ScoreInfo(todo.classes.labels, False, {})
-    scores = score_videos(trained.model, todo.features, todo.val_videos, crop=1, precision="fp32", info=info)
+    scores = score_videos(
+        trained.model, todo.features, todo.val_videos, plain_text_KD=plain_texts(todo.text, todo.classes),
+        crop=1, precision="fp32", info=info,
+    )  # fmt: skip
     assert list(scores.branches) == [branch]
     assert (scores.anomaly_score_N is None) == (branch == "alignment")
     assert scores.main_score_N is scores.branches[branch]
     path = tmp_path / "scores.parquet"
     write_scores(scores_table(scores), path)
     again = read_scores(path)
-    for name in ("anomaly_score_N", "class_probabilities_NK", "log_normaliser_N"):
+    for name in ("anomaly_score_N", "class_probabilities_NK", "log_normaliser_N", "zero_shot_NK"):
         one, other = getattr(scores, name), getattr(again, name)
         assert (one is None) == (other is None)
         assert one is None or np.array_equal(one, other)

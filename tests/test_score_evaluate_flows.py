@@ -19,7 +19,7 @@ from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import write_manifest
-from vadclip.model.folder import ModelInfo, save_model
+from vadclip.model.folder import ModelInfo, named_clip, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
@@ -52,7 +52,17 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     config = VadClipConfig(64, length=8, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=1)
     info = ModelInfo(
-        config, CLASSES, clip.name, clip.fingerprint, True, asdict(provenance), "f", "last", 1, {}, True
+        config,
+        CLASSES,
+        named_clip(clip, clip_params),
+        asdict(provenance),
+        "f",
+        "last",
+        1,
+        {},
+        True,
+        5,
+        "fp32",
     )
     torch.manual_seed(0)
     save_model(tmp_path / "model", VadClip(config, CLASSES, clip.text), info)
@@ -69,16 +79,16 @@ def _write_features(folder, provenance):
         if video.num_snippets:
             count = video.num_snippets
             extent = (0, count, count, video.num_frames)
-            blocks.append(Block(video.video_id, 5, *extent, video.content_hash, "pyav"))
+            blocks.append(Block(video.video_id, 5, *extent, video.content_hash))
             arrays.append(rng.normal(0, 0.5, (count, 64)).astype(np.float16))
     name = write_shard(folder, "shard", provenance, blocks, arrays).name
     for video in VIDEOS:
         count = video.num_snippets
-        error = video.probe_error or (None if count else "too short: 10 frames")
         status = "failed" if video.probe_error else "ok"
         rows.append(
-            IndexRow(video.video_id, status, error, None, 0, (name,) if count else (), count,
-                     video.num_frames, (5,) if count else (), video.content_hash)
+            IndexRow(video.video_id, status, video.probe_error, None if count else "too short: 10 frames", 0,
+                     (name,) if count else (), count, video.num_frames, (5,) if count else (),
+                     video.content_hash)
         )  # fmt: skip
     write_index(folder, rows, provenance)
 
@@ -97,13 +107,11 @@ def test_score_then_evaluate(project):
     assert "Test-selected." in (folder / "report.html").read_text()
     assert len(list((folder / "plots" / "timelines").iterdir())) == 2
 
-    (run_file, scored), (other_file, evaluated) = told
-    assert run_file == other_file == "model/run.json"
-    assert scored["params"] == {"score.precision": "fp32"}
-    assert scored["metrics"]["score/snippets_per_second"] > 0
+    [(run_file, evaluated)] = told
+    assert run_file == "model/run.json"
     assert evaluated["metrics"] == metrics
     assert [str(path) for path in evaluated["artifacts"]] == ["metrics.json", "plots", "report.html"]
-    assert (scored["stage"], evaluated["stage"]) == ("score", "evaluate")
+    assert evaluated["stage"] == "evaluate"
 
     # Again: the same bytes, as DVC's cache wants them.
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}

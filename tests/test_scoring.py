@@ -1,21 +1,25 @@
+import json
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from clip_helpers import tiny_config, write_clip
 from score_helpers import CLASSES, make_scores, make_video
 
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
+from vadclip.events import Peak
 from vadclip.features.provenance import Provenance
-from vadclip.model.folder import ModelInfo, load_model, read_model_info, save_model
+from vadclip.model.folder import ModelInfo, NamedClip, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.scoring import check_model_fits, score_videos
 from vadclip.score.table import ScoreInfo, read_scores, scores_table, write_scores
 
 LENGTH = 8
+PLAIN_KD = F.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
 INFO = ScoreInfo(CLASSES.labels, test_selected=False, excluded={})
 CONFIG = VadClipConfig(64, LENGTH, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=1)
 
@@ -55,6 +59,7 @@ def features():
 def _score(model, features, names=None, **settings):
     videos = [make_video(name, 1) for name in names or features.arrays]
     settings = {"crop": 0, "precision": "fp32", "batch_chunks": 3, "info": INFO, **settings}
+    settings = {"plain_text_KD": PLAIN_KD, **settings}
     return score_videos(model, features, videos, **settings)
 
 
@@ -76,6 +81,9 @@ def test_equals_a_direct_computation_chunk_by_chunk(model, features):
     np.testing.assert_allclose(scores.anomaly_score_N, torch.cat(anomaly), atol=2e-6)
     np.testing.assert_allclose(scores.class_probabilities_NK, torch.cat(probabilities), atol=2e-6)
     np.testing.assert_allclose(scores.class_logits_NK, torch.cat(logits), atol=5e-5)
+    rows_ND = torch.cat([torch.from_numpy(features.array(name, 1)).float() for name in features.arrays])
+    cosine_NK = F.cosine_similarity(rows_ND[:, None], PLAIN_KD[None], dim=-1)
+    np.testing.assert_allclose(scores.zero_shot_NK, (cosine_NK / 0.07).softmax(-1), atol=2e-6)
     assert scores.anomaly_score_N.std() > 1e-3, "scores that are all alike would prove nothing"
 
 
@@ -110,14 +118,17 @@ def test_a_score_that_is_not_finite_names_its_video(model, features):
 
 
 def test_scores_file_round_trip(tmp_path, model, features):
-    info = ScoreInfo(CLASSES.labels, test_selected=True, excluded={"gone": "it is empty"})
+    info = ScoreInfo(
+        CLASSES.labels, test_selected=True, excluded={"gone": "it is empty"}, lost_frames={"v09": 3},
+        normal_peaks=(Peak("v01", 0.25, 0.5), Peak("v07", 0.5, None)), selection="validation",
+    )  # fmt: skip
     scores = _score(model, features, info=info)
     path = tmp_path / "scores.parquet"
     write_scores(scores_table(scores), path)
     first = path.read_bytes()
     back = read_scores(path)
     assert (back.video_ids, back.info) == (scores.video_ids, info)
-    for name in ("rows_V", "anomaly_score_N", "class_probabilities_NK", "log_normaliser_N"):
+    for name in ("rows_V", "anomaly_score_N", "class_probabilities_NK", "log_normaliser_N", "zero_shot_NK"):
         np.testing.assert_array_equal(getattr(back, name), getattr(scores, name))
     write_scores(scores_table(back), path)
     assert path.read_bytes() == first
@@ -146,7 +157,7 @@ def test_scores_files_that_cannot_be_used(tmp_path):
         read_scores(path)
     table = scores_table(make_scores({"a": [0.1, 0.2], "b": [0.3, 0.4]}))
     write_scores(table.replace_schema_metadata({}), path)
-    with pytest.raises(InputError, match="is no scores table of version 1"):
+    with pytest.raises(InputError, match="is no scores table of version 2"):
         read_scores(path)
     write_scores(table.take([0, 2, 1, 3]), path)
     with pytest.raises(InputError, match=r"row 1 \(b\) is out of order"):
@@ -164,15 +175,16 @@ def _info(**changes):
     settings = {
         "config": CONFIG,
         "classes": CLASSES,
-        "clip_name": "tiny",
-        "clip_fingerprint": "abc",
-        "clip_quick_gelu": True,
+        "clip": NamedClip("tiny", "tiny.safetensors", "abc", True),
         "feature_provenance": {"frames_per_snippet": 1, "crops": [0, 1]},
         "feature_fingerprint": "def",
         "selection": "validation",
         "epoch": 3,
         "validation": {"val_video_auc": 0.75},
         "test_selected": False,
+        "test_crop": 5,
+        "score_precision": "fp32",
+        "normal_peaks": (Peak("a", 0.25, 0.5), Peak("b", 0.5, None)),
     }
     return ModelInfo(**{**settings, **changes})
 
@@ -227,6 +239,18 @@ def test_the_weights_file_holds_trained_parameters_only(tmp_path, model):
         assert sorted(opened.keys()) == sorted(name for name, _ in model.named_parameters())
 
 
+def test_a_model_of_the_version_before_is_read_without_thresholds(tmp_path, model, text):
+    save_model(tmp_path, model, _info())
+    content = json.loads((tmp_path / "model.json").read_text())
+    clip = content.pop("clip")
+    content |= {f"clip_{name}": clip[name] for name in ("name", "fingerprint", "quick_gelu")}
+    for name in ("test_crop", "score_precision", "normal_peaks"):
+        del content[name]
+    (tmp_path / "model.json").write_text(json.dumps({**content, "version": 1}))
+    _, info = load_model(tmp_path, text, "cpu")
+    assert info == _info(clip=NamedClip("tiny", "", "abc", True), test_crop=0, normal_peaks=())
+
+
 def test_model_folders_that_cannot_be_used(tmp_path, model, text):
     with pytest.raises(InputError, match="no such file; the train stage writes it"):
         read_model_info(tmp_path)
@@ -234,7 +258,7 @@ def test_model_folders_that_cannot_be_used(tmp_path, model, text):
     with pytest.raises(InputError, match=r"model\.json is not JSON"):
         read_model_info(tmp_path)
     (tmp_path / "model.json").write_text('{"version": 0}')
-    with pytest.raises(InputError, match=r"is no model\.json of version 1"):
+    with pytest.raises(InputError, match=r"is no model\.json of version 2"):
         read_model_info(tmp_path)
     save_model(tmp_path, model, _info(config=VadClipConfig(**{**vars(CONFIG), "width": 32})))
     with pytest.raises(InputError, match="the model is 32 wide and the CLIP 64; it was trained with tiny"):

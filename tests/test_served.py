@@ -24,7 +24,7 @@ def _served(folder, **changes):
     todo = dataclasses.replace(todo, config=dataclasses.replace(todo.config, **changes))
     torch.manual_seed(0)
     model = VadClip(todo.config, CLASSES, TEXT).eval()
-    save_model(folder / "model", model, todo.model_info(1, None))
+    save_model(folder / "model", model, todo.model_info(1, None, ()))
     text_KD = class_texts(model, "fp32")
     data, _ = write_served(folder / "served", folder / "model", text_KD)
     outputs = [video_output(model, rows, text_KD, "fp32") for rows in FEATURES]

@@ -14,6 +14,7 @@ from vadclip.clip.text import TextTower
 from vadclip.config import TrainParams
 from vadclip.labels import Classes
 from vadclip.manifest import Video
+from vadclip.model.folder import NamedClip
 from vadclip.model.vadclip import VadClipConfig
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder
@@ -110,8 +111,13 @@ def task(text: TextTower | None = None, **changes) -> Task:
         params=params(**changes),
         train_crops=2,
         test_crop=1,
+        score_precision="fp32",
         criterion="val_video_auc",
-        origin=Origin("tiny", "c" * 64, True, {"source": "encoded", "embed_dim": WIDTH}, "f" * 64),
+        origin=Origin(
+            NamedClip("tiny", "tiny.safetensors", "c" * 64, True),
+            {"source": "encoded", "embed_dim": WIDTH},
+            "f" * 64,
+        ),
     )
 
 

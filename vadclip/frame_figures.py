@@ -1,13 +1,14 @@
-"""AUC and average precision over frames, computed per snippet (vadclip.md section 4).
+"""Figures that training, selection and evaluation share: AUC and AP over frames, and a video's top mean.
 
-A snippet's score stands for its 16 frames. So a figure needs one entry per snippet, weighted by how many of
-its frames are anomalous and how many are not, which equals scikit-learn on the repeated frames. Apart from
-metrics.py because the official selection reads them too: an edit of the reported figures must not retrain.
+A snippet's score stands for its 16 frames. So a figure over frames needs one entry per snippet, weighted
+by how many of its frames are anomalous and how many are not, which equals scikit-learn on the repeated frames
+(vadclip.md section 4). Apart from evaluate/, so that an edit of the reported figures does not retrain.
 
-Legend of shape suffixes: N snippets.
+Legend of shape suffixes: N snippets, T snippets of one video, X what stands at each (nothing, or classes K).
 """
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,3 +53,14 @@ def _over_frames(
 ) -> float:
     truth, score, weight = weighted_frames(score_N, positive_N, negative_N)
     return float(metric(truth, score, sample_weight=weight))
+
+
+def top_mean(values_TX: npt.ArrayLike) -> Any:
+    """Mean of the highest floor(T/16) + 1 values over snippets, which is how the losses see a video.
+
+    Returns float64 of shape [X], a float for one-dimensional input. T is at least 1.
+    """
+    values = np.asarray(values_TX, dtype=np.float64)
+    assert len(values) >= 1, "a video without snippets has no score"
+    count = len(values) // 16 + 1
+    return np.partition(values, len(values) - count, axis=0)[-count:].mean(axis=0)

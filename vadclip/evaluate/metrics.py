@@ -25,11 +25,10 @@ import numpy.typing as npt
 from vadclip.errors import InputError
 from vadclip.evaluate.bootstrap import Resamples, ap_statistic, auc_statistic
 from vadclip.evaluate.detection import IOU_THRESHOLDS, Truth, corrected_map, match, official_map
-from vadclip.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets
+from vadclip.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets, top_mean
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
 from vadclip.score.table import Scores
-from vadclip.train.selection import top_mean
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from vadclip.model.checkpoints import (
     import_checkpoint,
     write_checkpoint,
 )
-from vadclip.model.folder import ModelInfo, read_model_info
+from vadclip.model.folder import ModelInfo, named_clip, read_model_info
 from vadclip.model.vadclip import VadClipConfig
 
 
@@ -33,15 +33,15 @@ def import_to_folder(checkpoint: Checkpoint, params: Params, folder: Path, manif
     info = ModelInfo(
         config=config,
         classes=classes,
-        clip_name=clip.name,
-        clip_fingerprint=clip.fingerprint,
-        clip_quick_gelu=clip.quick_gelu,
+        clip=named_clip(clip, params.clip),
         feature_provenance=asdict(_provenance(params, clip)),
         feature_fingerprint="",  # of no features
         selection="",
         epoch=None,
         validation={},
         test_selected=True,
+        test_crop=params.extract.test_crop,
+        score_precision=params.score.precision,
     )
     imported.save(folder, info)
     return imported.notes
@@ -51,9 +51,9 @@ def export_from_folder(folder: Path, params: Params, out: Path) -> None:
     """Write the checkpoint of a model folder; InputError if params.yaml names another CLIP than its."""
     info = read_model_info(folder)
     clip = load_clip(params.clip, device="cpu")
-    if clip.fingerprint != info.clip_fingerprint:
+    if clip.fingerprint != info.clip.fingerprint:
         raise InputError(
-            f"{folder} was made with CLIP {info.clip_name} (weights {info.clip_fingerprint[:12]}), and "
+            f"{folder} was made with CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), and "
             f"params.yaml names {clip.name} (weights {clip.fingerprint[:12]}), which the export would hold; "
             "put the other one back"
         )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -16,15 +16,37 @@ from torch import Tensor
 
 from vadclip.clip.text import TextTower
 from vadclip.errors import InputError
+from vadclip.events import Peak
 from vadclip.files import atomic_path, sha256_file, write_text_atomic
 from vadclip.labels import Classes
 from vadclip.model.vadclip import VadClip, VadClipConfig
+
+if TYPE_CHECKING:
+    from vadclip.clip.frozen import Clip
+    from vadclip.config import ClipParams
 
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "model.json"
 EXTRA_FILE = "official_extra.safetensors"
 """What exporting an imported model needs beside its weights; see checkpoints.py."""
-_VERSION = 1
+_VERSION = 2
+
+
+@dataclass(frozen=True)
+class NamedClip:
+    """A CLIP as model.json names it."""
+
+    name: str
+    """The open_clip name, or the config file's name without its folder."""
+    pretrained: str
+    """The open_clip tag, or the weights file's name without its folder; empty if it was not noted."""
+    fingerprint: str
+    quick_gelu: bool
+
+
+def named_clip(clip: "Clip", params: "ClipParams") -> NamedClip:
+    """Return how model.json names the CLIP that `params` led to."""
+    return NamedClip(clip.name, Path(params.pretrained).name, clip.fingerprint, clip.quick_gelu)
 
 
 @dataclass(frozen=True)
@@ -33,10 +55,8 @@ class ModelInfo:
 
     config: VadClipConfig
     classes: Classes
-    clip_name: str
-    clip_fingerprint: str
-    """Of the CLIP whose text tower the model was trained with; it works with no other."""
-    clip_quick_gelu: bool
+    clip: NamedClip
+    """The CLIP whose text tower the model was trained with; it works with no other."""
     feature_provenance: Mapping[str, Any]
     """How the features were made; features made otherwise would be scored in silence, and wrongly."""
     feature_fingerprint: str
@@ -49,6 +69,11 @@ class ModelInfo:
     """That epoch's figures on the validation videos; empty if there were none."""
     test_selected: bool
     """The epoch was picked on the test videos, so test figures flatter the model."""
+    test_crop: int
+    """Crop of the features that the model is to score."""
+    score_precision: Literal["fp32", "bf16"]
+    normal_peaks: tuple[Peak, ...] = ()
+    """Of the normal validation videos, scored in float32; a threshold is read off them (vadclip.events)."""
     checkpoint_sha256: str | None = None
     """Of the official checkpoint that the model was imported from, instead of trained."""
 
@@ -77,7 +102,11 @@ def read_model_info(folder: Path) -> ModelInfo:
         raise InputError(f"{path}: no such file; the train stage writes it") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not JSON: {error}") from None
-    if not isinstance(content, dict) or content.pop("version", None) != _VERSION:
+    version = content.pop("version", None) if isinstance(content, dict) else None
+    if version == 1:  # knew no thresholds and not what scoring takes
+        clip = {name: content.pop(f"clip_{name}") for name in ("name", "fingerprint", "quick_gelu")}
+        content |= {"clip": clip | {"pretrained": ""}, "test_crop": 0, "score_precision": "fp32"}
+    elif version != _VERSION:
         raise InputError(f"{path} is no model.json of version {_VERSION}; train again to write one")
     weights = folder / WEIGHTS_FILE
     if not weights.is_file() or sha256_file(weights) != content.pop("weights_sha256"):
@@ -86,6 +115,8 @@ def read_model_info(folder: Path) -> ModelInfo:
     return ModelInfo(
         config=VadClipConfig(**content.pop("config")),
         classes=Classes(tuple(classes["labels"]), tuple(classes["prompts"])),
+        clip=NamedClip(**content.pop("clip")),
+        normal_peaks=tuple(Peak(**peak) for peak in content.pop("normal_peaks", ())),
         **content,
     )
 
@@ -100,13 +131,13 @@ def load_model(folder: Path, text: TextTower, device: str | torch.device) -> tup
     """Build the model of `folder` over a text tower, in eval mode on `device`.
 
     Raises InputError if the folder holds no whole model or one whose width is not the CLIP's. That the tower
-    is the right CLIP's is for the caller to check, by `info.clip_fingerprint`.
+    is the right CLIP's is for the caller to check, by `info.clip.fingerprint`.
     """
     info = read_model_info(folder)
     if info.config.width != text.embed_dim:
         raise InputError(
             f"{folder}: the model is {info.config.width} wide and the CLIP {text.embed_dim}; it was trained "
-            f"with {info.clip_name}"
+            f"with {info.clip.name}"
         )
     # The seed is left alone: the initialisation that loading replaces must not move a caller's generator.
     with torch.random.fork_rng(devices=[]):

@@ -12,8 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from vadclip.clip.text import TextTower
+from vadclip.labels import Classes
 from vadclip.model.vadclip import VadClip, VadClipOutput
 
 Float = np.floating[Any]
@@ -51,6 +54,12 @@ def class_texts(model: VadClip, precision: Literal["fp32", "bf16"]) -> Tensor | 
     with autocast(device_of(model), precision):
         text_KD = model.text_features()
     return None if text_KD is None else text_KD.float()
+
+
+@torch.inference_mode()
+def plain_texts(text: TextTower, classes: Classes) -> Tensor:
+    """Return text_KD of the class prompts as the frozen CLIP encodes them, L2-normalised: zero-shot use."""
+    return F.normalize(text.encode(classes.prompts), dim=-1)
 
 
 def device_of(model: VadClip) -> torch.device:

@@ -15,19 +15,20 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vadclip.clip.frozen import Clip
 from vadclip.clip.on_gpu import full_float32
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
+from vadclip.features.reader import FeatureReader
 from vadclip.manifest import Video
 from vadclip.model.folder import ModelInfo
 from vadclip.model.inference import CHUNKS_PER_PASS, autocast, class_texts, device_of, split_chunks
-from vadclip.model.vadclip import VadClip
+from vadclip.model.vadclip import TEMPERATURE, VadClip
 from vadclip.progress import track
 from vadclip.score.table import ScoreInfo, Scores
-from vadclip.train.batches import Features
 
 
 def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> None:
@@ -35,9 +36,9 @@ def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> Non
 
     Both would be accepted in silence otherwise, and every score would be wrong.
     """
-    if clip.fingerprint != info.clip_fingerprint:
+    if clip.fingerprint != info.clip.fingerprint:
         raise InputError(
-            f"the model was trained with CLIP {info.clip_name} (weights {info.clip_fingerprint[:12]}), and "
+            f"the model was trained with CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), and "
             f"params.yaml names {clip.name} (weights {clip.fingerprint[:12]}) in its clip section; put the "
             "other one back, or train again"
         )
@@ -54,9 +55,10 @@ def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> Non
 @torch.inference_mode()
 def score_videos(
     model: VadClip,
-    features: Features,
+    features: FeatureReader,
     videos: Sequence[Video],
     *,
+    plain_text_KD: Tensor,
     crop: int,
     precision: Literal["fp32", "bf16"],
     info: ScoreInfo,
@@ -64,20 +66,22 @@ def score_videos(
 ) -> Scores:
     """Score every snippet of `videos` (each with a row of features at least) on the model's device.
 
-    A pass has `batch_chunks` chunks, the last one fewer. `model` is in eval mode. Raises InputError that
-    names the video if a score is not finite, and what `features` raises for a crop that is not there.
+    `plain_text_KD` are the class prompts as the frozen CLIP reads them (`inference.plain_texts`), for what it
+    tells without VadCLIP. A pass has `batch_chunks` chunks, the last one fewer. `model` is in eval mode.
+    Raises InputError that names the video if a score is not finite, and what `features` raises for a crop
+    that is not there.
     """
     assert not model.training
     assert info.labels == model.classes.labels
     rows_V = np.array([features.rows(video.video_id) for video in videos], dtype=np.int64)
     total, K = int(rows_V.sum()), len(info.labels)
     classifies, aligns = model.classification is not None, model.alignment is not None
-    result_NX = np.empty((total, classifies + aligns * (1 + K)), dtype=np.float32)
+    result_NX = np.empty((total, K + classifies + aligns * (1 + K)), dtype=np.float32)
     text_KD = class_texts(model, precision)
     done = 0
     with track(total, "scoring", "snippets") as progress:
         for chunks_CTD, lengths_C in _passes(model.config.length, features, videos, crop, batch_chunks):
-            part_NX = _forward(model, chunks_CTD, lengths_C, text_KD, precision)
+            part_NX = _forward(model, chunks_CTD, lengths_C, text_KD, plain_text_KD, precision)
             result_NX[done : done + len(part_NX)] = part_NX
             done += len(part_NX)
             progress.advance(len(part_NX))
@@ -92,7 +96,8 @@ def score_videos(
     return Scores(
         video_ids=tuple(video.video_id for video in videos),
         rows_V=rows_V,
-        anomaly_score_N=np.ascontiguousarray(result_NX[:, 0]) if classifies else None,
+        zero_shot_NK=np.ascontiguousarray(result_NX[:, :K]),
+        anomaly_score_N=np.ascontiguousarray(result_NX[:, K]) if classifies else None,
         class_probabilities_NK=np.ascontiguousarray(result_NX[:, -K:]) if aligns else None,
         log_normaliser_N=np.ascontiguousarray(result_NX[:, -K - 1]) if aligns else None,
         info=info,
@@ -100,7 +105,7 @@ def score_videos(
 
 
 def _passes(
-    length: int, features: Features, videos: Sequence[Video], crop: int, batch_chunks: int
+    length: int, features: FeatureReader, videos: Sequence[Video], crop: int, batch_chunks: int
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
     """Yield (chunks_CTD, lengths_C) over all videos in their order, C = batch_chunks but in the last."""
     waiting: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []
@@ -130,18 +135,19 @@ def _forward(
     chunks_CTD: npt.NDArray[np.float32],
     lengths_C: npt.NDArray[np.int64],
     text_KD: Tensor | None,
+    plain_text_KD: Tensor,
     precision: Literal["fp32", "bf16"],
 ) -> npt.NDArray[np.float32]:
-    """Return result_NX of the pass's valid snippets, in order, X as far as the model has it: the anomaly
-    score; log-normaliser and class probabilities."""
+    """Return result_NX of the pass's valid snippets, in order. X: class probabilities of CLIP alone; then, as
+    far as the model has it, the anomaly score; log-normaliser and class probabilities."""
     valid_CT = np.arange(chunks_CTD.shape[1]) < lengths_C[:, None]
     full_float32()
     device = device_of(model)
+    visual_CTD = torch.from_numpy(chunks_CTD).to(device)
     with autocast(device, precision):
-        output = model(
-            torch.from_numpy(chunks_CTD).to(device), torch.from_numpy(lengths_C).to(device), text_KD
-        )
-    results = []
+        output = model(visual_CTD, torch.from_numpy(lengths_C).to(device), text_KD)
+    plain_CTK = F.normalize(visual_CTD, dim=-1) @ plain_text_KD.to(device).T / TEMPERATURE
+    results = [plain_CTK.softmax(dim=-1)]
     if output.anomaly_logits_BT is not None:
         results.append(output.anomaly_logits_BT.sigmoid()[..., None])
     if (logits_CTK := output.class_logits_BTK) is not None:

@@ -8,7 +8,7 @@ Legend of shape suffixes: N snippets of all videos, video after video; V videos;
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vadclip.errors import InputError
+from vadclip.events import Peak
 from vadclip.files import atomic_path
 
 _PLACE = (pa.field("video_id", pa.string(), nullable=False), pa.field("snippet", pa.int32(), nullable=False))
@@ -32,10 +33,15 @@ _ALIGNMENT = (
     # the loss trains them, and probabilities alone forget them.
     pa.field("log_normaliser", pa.float32(), nullable=False),
 )
-SCHEMA = pa.schema([*_PLACE, *_CLASSIFICATION, *_ALIGNMENT])
+# Softmax over classes of the frozen CLIP alone.
+_ZERO_SHOT = (pa.field("zero_shot_probabilities", pa.list_(pa.float32()), nullable=False),)
+SCHEMA = pa.schema([*_PLACE, *_CLASSIFICATION, *_ALIGNMENT, *_ZERO_SHOT])
 # Of models with one branch.
-_PARTIAL_SCHEMAS = (pa.schema([*_PLACE, *_CLASSIFICATION]), pa.schema([*_PLACE, *_ALIGNMENT]))
-_VERSION = "1"
+_PARTIAL_SCHEMAS = (
+    pa.schema([*_PLACE, *_CLASSIFICATION, *_ZERO_SHOT]),
+    pa.schema([*_PLACE, *_ALIGNMENT, *_ZERO_SHOT]),
+)
+_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,12 @@ class ScoreInfo:
     """The model's epoch was picked on the test videos, so its figures flatter it."""
     excluded: Mapping[str, str]
     """Val and test videos without scores: id -> reason."""
+    lost_frames: Mapping[str, int] = field(default_factory=dict)
+    """Frames for which no picture was decoded, of the videos that have such: id -> count."""
+    normal_peaks: tuple[Peak, ...] = ()
+    """Of the model's normal validation videos."""
+    selection: str = ""
+    """The rule that picked the model's epoch."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +73,8 @@ class Scores:
     class_probabilities_NK: npt.NDArray[np.float32] | None
     log_normaliser_N: npt.NDArray[np.float32] | None
     """There with the class probabilities."""
+    zero_shot_NK: npt.NDArray[np.float32]
+    """Class probabilities of the frozen CLIP alone."""
     info: ScoreInfo
 
     @cached_property
@@ -119,6 +133,7 @@ class Scores:
             anomaly_score_N=_taken(self.anomaly_score_N, rows),
             class_probabilities_NK=_taken(self.class_probabilities_NK, rows),
             log_normaliser_N=_taken(self.log_normaliser_N, rows),
+            zero_shot_NK=self.zero_shot_NK[rows],
             info=self.info,
         )
 
@@ -139,17 +154,17 @@ def scores_table(scores: Scores) -> pa.Table:
     if scores.anomaly_score_N is not None:
         columns["anomaly_score"] = pa.array(scores.anomaly_score_N, pa.float32())
     if scores.class_probabilities_NK is not None:
-        count, classes = scores.class_probabilities_NK.shape
-        columns["class_probabilities"] = pa.ListArray.from_arrays(
-            pa.array(np.arange(count + 1, dtype=np.int32) * classes),
-            pa.array(np.ascontiguousarray(scores.class_probabilities_NK, dtype=np.float32).reshape(-1)),
-        )
+        columns["class_probabilities"] = _lists(scores.class_probabilities_NK)
         columns["log_normaliser"] = pa.array(scores.log_normaliser_N, pa.float32())
+    columns["zero_shot_probabilities"] = _lists(scores.zero_shot_NK)
     metadata = {
         "vadclip.scores_version": _VERSION,
         "vadclip.labels": json.dumps(scores.info.labels),
         "vadclip.test_selected": json.dumps(scores.info.test_selected),
         "vadclip.excluded": json.dumps(dict(scores.info.excluded), sort_keys=True),
+        "vadclip.lost_frames": json.dumps(dict(scores.info.lost_frames), sort_keys=True),
+        "vadclip.normal_peaks": json.dumps([asdict(peak) for peak in scores.info.normal_peaks]),
+        "vadclip.selection": json.dumps(scores.info.selection),
     }
     schema = pa.schema([SCHEMA.field(name) for name in columns])
     return pa.table(list(columns.values()), schema=schema.with_metadata(metadata))
@@ -182,6 +197,9 @@ def read_scores(path: Path | str) -> Scores:
         labels=tuple(json.loads(metadata["vadclip.labels"])),
         test_selected=json.loads(metadata["vadclip.test_selected"]),
         excluded=json.loads(metadata["vadclip.excluded"]),
+        lost_frames=json.loads(metadata["vadclip.lost_frames"]),
+        normal_peaks=tuple(Peak(**peak) for peak in json.loads(metadata["vadclip.normal_peaks"])),
+        selection=json.loads(metadata["vadclip.selection"]),
     )
     columns = {name: table.column(name).combine_chunks() for name in table.column_names}
     ids = columns["video_id"].dictionary_encode()
@@ -201,19 +219,27 @@ def read_scores(path: Path | str) -> Scores:
         rows_V=rows_V.astype(np.int64),
         anomaly_score_N=columns["anomaly_score"].to_numpy() if "anomaly_score" in columns else None,
         class_probabilities_NK=(
-            _matrix(columns["class_probabilities"], len(info.labels), path)
+            _matrix(columns, "class_probabilities", len(info.labels), path)
             if "class_probabilities" in columns
             else None
         ),
         log_normaliser_N=columns["log_normaliser"].to_numpy() if "log_normaliser" in columns else None,
+        zero_shot_NK=_matrix(columns, "zero_shot_probabilities", len(info.labels), path),
         info=info,
     )
 
 
-def _matrix(column: Any, classes: int, path: Path | str) -> npt.NDArray[np.float32]:
+def _lists(matrix_NK: npt.NDArray[np.float32]) -> pa.ListArray:
+    count, classes = matrix_NK.shape
+    return pa.ListArray.from_arrays(
+        pa.array(np.arange(count + 1, dtype=np.int32) * classes),
+        pa.array(np.ascontiguousarray(matrix_NK, dtype=np.float32).reshape(-1)),
+    )
+
+
+def _matrix(columns: Mapping[str, Any], name: str, classes: int, path: Path | str) -> npt.NDArray[np.float32]:
+    column = columns[name]
     if np.any(np.diff(column.offsets.to_numpy()) != classes):
-        raise InputError(
-            f"{path}: class_probabilities must hold {classes} numbers a row; run the score stage again"
-        )
+        raise InputError(f"{path}: {name} must hold {classes} numbers a row; run the score stage again")
     matrix_NK: npt.NDArray[np.float32] = column.flatten().to_numpy().reshape(-1, classes)
     return matrix_NK

@@ -28,10 +28,7 @@ from vadclip.model.vadclip import VadClip
 
 TEXT_FILE = "class_text.safetensors"
 PROMPT_VECTORS = "prompts.vectors"
-PACKAGES = (
-    "torch", "torchvision", "open_clip_torch", "einops", "numpy", "pyarrow", "pydantic", "pyyaml", "rich",
-    "safetensors",
-)  # fmt: skip
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "einops", "numpy", "safetensors")
 
 
 class ServedModel:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,21 +25,12 @@ from torch import Tensor
 
 from vadclip.config import TrainParams
 from vadclip.errors import InputError
+from vadclip.features.reader import FeatureReader
 from vadclip.labels import Classes
 from vadclip.manifest import Video
 from vadclip.progress import track
 
 Float = np.floating[Any]
-
-
-class Features(Protocol):
-    """What training needs of a feature store; `features.FeatureReader` is one."""
-
-    def rows(self, video_id: str) -> int:
-        """Snippets that the store holds of a video."""
-
-    def array(self, video_id: str, crop: int) -> npt.NDArray[np.float16]:
-        """Return rows_ND of one crop, in the order of time."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +150,7 @@ class TrainingRows:
 
 
 def load_rows(
-    features: Features,
+    features: FeatureReader,
     videos: Sequence[Video],
     classes: Classes,
     *,

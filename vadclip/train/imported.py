@@ -7,6 +7,7 @@ from vadclip.config import ClipParams
 from vadclip.model.checkpoints import import_checkpoint, read_checkpoint
 from vadclip.model.vadclip import VadClip
 from vadclip.train.task import Task
+from vadclip.train.validation import normal_peaks
 
 
 def import_into(folder: Path, path: Path, task: Task, clip: ClipParams) -> tuple[VadClip, tuple[str, ...]]:
@@ -17,5 +18,5 @@ def import_into(folder: Path, path: Path, task: Task, clip: ClipParams) -> tuple
     imported = import_checkpoint(
         read_checkpoint(path), task.config, task.classes, task.text, load_clip_weights(clip)
     )
-    imported.save(folder, task.model_info(None, None))
+    imported.save(folder, task.model_info(None, None, normal_peaks(task, imported.model)))
     return imported.model, tuple(imported.notes)

@@ -1,9 +1,8 @@
 """Which epoch's weights become the model: figures over validation videos, and the rule that picks by them.
 
 Validation knows video labels only, as in deployment: segments are never read here, even where they are known.
-These figures live apart from metrics.py so that an edit of the reported metrics does not retrain.
 
-Legend of shape suffixes: T snippets of one video, X what stands at each snippet (nothing, or classes K).
+Legend of shape suffixes: T snippets of one video.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vadclip.errors import InputError
+from vadclip.frame_figures import top_mean
 
 Rule = Literal["validation", "last"]
 Criterion = Literal["val_video_auc", "val_video_ap"]
@@ -30,17 +30,6 @@ class ValidationFigures:
     """Average precision over videos of the top mean of 1 - p(normal), the alignment branch."""
     val_loss: float
     """Summed training loss on the validation videos; breaks ties only."""
-
-
-def top_mean(values_TX: npt.ArrayLike) -> Any:
-    """Mean of the highest floor(T/16) + 1 values over snippets, which is how the losses see a video.
-
-    Returns float64 of shape [X], a float for one-dimensional input. T is at least 1.
-    """
-    values = np.asarray(values_TX, dtype=np.float64)
-    assert len(values) >= 1, "a video without snippets has no score"
-    count = len(values) // 16 + 1
-    return np.partition(values, len(values) - count, axis=0)[-count:].mean(axis=0)
 
 
 def criterion_for(dataset: str) -> Criterion:

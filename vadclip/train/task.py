@@ -3,18 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from vadclip.clip.frozen import Clip
 from vadclip.clip.text import TextTower
-from vadclip.config import ExtractParams, ModelParams, TrainParams
+from vadclip.config import Params, TrainParams
 from vadclip.errors import InputError
+from vadclip.events import Peak
 from vadclip.features.reader import FeatureReader
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
-from vadclip.model.folder import ModelInfo
+from vadclip.model.folder import ModelInfo, NamedClip, named_clip
 from vadclip.model.vadclip import VadClipConfig
-from vadclip.train.batches import Features
 from vadclip.train.selection import Criterion, ValidationFigures, criterion_for
 
 
@@ -22,9 +22,7 @@ from vadclip.train.selection import Criterion, ValidationFigures, criterion_for
 class Origin:
     """The CLIP and the features, as model.json names them."""
 
-    clip_name: str
-    clip_fingerprint: str
-    clip_quick_gelu: bool
+    clip: NamedClip
     feature_provenance: Mapping[str, Any]
     feature_fingerprint: str
 
@@ -36,7 +34,7 @@ class Task:
     config: VadClipConfig
     classes: Classes
     text: TextTower
-    features: Features
+    features: FeatureReader
     train_videos: Sequence[Video]
     """Those with features."""
     val_videos: Sequence[Video]
@@ -46,6 +44,8 @@ class Task:
     train_crops: int
     """Crops 0 .. train_crops - 1 of each training video, each a row of its own."""
     test_crop: int
+    score_precision: Literal["fp32", "bf16"]
+    """What the model is to be scored in; it changes no weight."""
     criterion: Criterion
     origin: Origin
 
@@ -79,27 +79,27 @@ class Task:
             f"-lr{self.params.learning_rate:g}-s{self.params.seed}"
         )
 
-    def model_info(self, epoch: int | None, figures: ValidationFigures | None) -> ModelInfo:
+    def model_info(
+        self, epoch: int | None, figures: ValidationFigures | None, peaks: tuple[Peak, ...]
+    ) -> ModelInfo:
         """Return what model.json says of the model of that epoch."""
         return ModelInfo(
             config=self.config,
             classes=self.classes,
-            **asdict(self.origin),
+            clip=self.origin.clip,
+            feature_provenance=self.origin.feature_provenance,
+            feature_fingerprint=self.origin.feature_fingerprint,
             selection=self.params.selection,
             epoch=epoch,
             validation=asdict(figures) if figures else {},
             test_selected=self.test_selected,
+            test_crop=self.test_crop,
+            score_precision=self.score_precision,
+            normal_peaks=peaks,
         )
 
 
-def make_task(
-    model: ModelParams,
-    train: TrainParams,
-    extract: ExtractParams,
-    manifest: Manifest,
-    features: FeatureReader,
-    clip: Clip,
-) -> Task:
+def make_task(params: Params, manifest: Manifest, features: FeatureReader, clip: Clip) -> Task:
     """Put a task together from params, manifest, feature store and CLIP.
 
     Raises InputError for sizes that do not go together, and where encoded features are of another CLIP.
@@ -114,21 +114,20 @@ def make_task(
             "extract again, or put the other one back"
         )
     return Task(
-        config=VadClipConfig(width=clip.embed_dim, **model.model_dump()),
+        config=VadClipConfig(width=clip.embed_dim, **params.model.model_dump()),
         classes=manifest.classes,
         text=clip.text,
         features=features,
         train_videos=features.videos("train"),
         val_videos=features.videos("val"),
-        test_videos=features.videos("test") if train.selection == "official" else (),
-        params=train,
-        train_crops=extract.train_crops,
-        test_crop=extract.test_crop,
+        test_videos=features.videos("test") if params.train.selection == "official" else (),
+        params=params.train,
+        train_crops=params.extract.train_crops,
+        test_crop=params.extract.test_crop,
+        score_precision=params.score.precision,
         criterion=criterion_for(manifest.dataset),
         origin=Origin(
-            clip_name=clip.name,
-            clip_fingerprint=clip.fingerprint,
-            clip_quick_gelu=clip.quick_gelu,
+            clip=named_clip(clip, params.clip),
             feature_provenance=asdict(made),
             feature_fingerprint=features.fingerprint,
         ),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from vadclip.config import TrainParams
+from vadclip.events import Peak
 from vadclip.model.inference import branch_scores, class_texts, device_of, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
@@ -74,3 +75,20 @@ class Validation:
             self.anomalous,
             float(torch.stack(losses).mean()),
         )
+
+
+def normal_peaks(task: Task, model: VadClip) -> tuple[Peak, ...]:
+    """Return the highest anomaly score of each normal validation video, in float32; leaves eval mode on.
+
+    The score is the classification branch's; a model without one gives 1 - p(normal).
+    """
+    text_KD = class_texts(model.eval(), "fp32")
+    peaks = []
+    for video in task.val_videos:
+        if video.labels != (task.classes.normal,):
+            continue
+        output = video_output(model, task.features.array(video.video_id, task.test_crop), text_KD, "fp32")
+        score_1N, _ = branch_scores(output)
+        hours = video.num_frames / video.fps / 3600 if video.fps else None
+        peaks.append(Peak(video.video_id, float(score_1N.max()), hours))
+    return tuple(peaks)
