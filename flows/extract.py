@@ -35,7 +35,7 @@ def main() -> None:
             dataset_root(params.dataset),
             params.extract,
             unit_images=params.execution.unit_images,
-            run_units=partial(run_units, params, provenance),
+            run_units=partial(run_units, params.clip, params.execution, provenance),
         )
     write_text_atomic(METRICS, json.dumps(filled.metrics(), indent=2) + "\n")
     print(f"extract: {filled.summary()}")

@@ -3,7 +3,7 @@
 import sys
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 import yaml
@@ -82,6 +82,56 @@ def export_checkpoint(
 
     export_from_folder(model_folder, load_params(params), out)
     print(f"wrote {out} from {model_folder}")
+
+
+@app.command()
+def detect(
+    paths: Annotated[list[str], typer.Argument(help="Files, folders, globs, s3:// gs:// http(s)://.")],
+    model: Annotated[str, typer.Option(help="Model folder, or models:/NAME@ALIAS of MLflow.")] = "model",
+    out: Annotated[Path, typer.Option(help="Folder of what is found.")] = Path("detections"),
+    clip: Annotated[
+        str | None, typer.Option(help="Weights file (or open_clip tag) of the model's CLIP.")
+    ] = None,
+    device: Annotated[Literal["cpu", "cuda"], typer.Option(help="cpu or cuda.")] = "cpu",
+    ray_address: Annotated[str | None, typer.Option(help="A Ray cluster: auto, or host:port.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="An event lies above it; default: the model's own.")
+    ] = None,
+    max_flagged_normal: Annotated[
+        float, typer.Option(help="Share of normal validation videos that may raise an event.")
+    ] = 0.05,
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="TEXT adds a class, LABEL=TEXT rewords one; repeatable.")
+    ] = None,
+    only_prompts: Annotated[bool, typer.Option(help="Keep only normal and the prompted classes.")] = False,
+    prompt_threshold: Annotated[
+        float | None, typer.Option(help="A prompt's probability above it is an event as well.")
+    ] = None,
+    render: Annotated[bool, typer.Option(help="Also write videos with score and class drawn in.")] = False,
+    force: Annotated[bool, typer.Option(help="Let --render overwrite what is there.")] = False,
+) -> None:
+    """Find anomalies in new videos with a trained model."""
+    from rich.console import Console
+
+    from vadclip.detect.run import Request
+    from vadclip.detect.run import detect as run
+
+    request = Request(
+        paths=paths,
+        model=Path(model),
+        out=out,
+        clip=clip,
+        device=device,
+        ray_address=ray_address,
+        threshold=threshold,
+        max_flagged_normal=max_flagged_normal,
+        prompts=prompt or (),
+        only_prompts=only_prompts,
+        prompt_threshold=prompt_threshold,
+        render=render,
+        force=force,
+    )
+    run(request, Console())
 
 
 def main() -> None:

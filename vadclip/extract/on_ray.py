@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vadclip.config import ClipParams, Params
+from vadclip.config import ClipParams, ExecutionParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
@@ -17,21 +17,25 @@ from vadclip.pool.work import Outcome, PoolOptions, Worker
 
 
 def run_units(
-    params: Params, provenance: Provenance, units: Sequence[Unit], **callbacks: Any
+    clip: ClipParams,
+    execution: ExecutionParams,
+    provenance: Provenance,
+    units: Sequence[Unit],
+    **callbacks: Any,
 ) -> Generator[Outcome[Unit, Extracted], None, None]:
     """Run units as `fill.RunUnits` says, by Ray actors that encode videos or import released features."""
     # Ray reads it when imported. Of a dead worker or node Ray prints pages; the pool says so in a line.
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from vadclip.pool.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
 
-    options = PoolOptions.of(params.execution)
+    options = PoolOptions.of(execution)
     make_worker: Callable[[Mapping[str, str]], Worker[Unit, Extracted]]
     files: list[str] = []
     if provenance.source == "encoded":
-        settings = WorkerSettings.of(params.clip, params.execution, provenance)
-        make_worker, files = partial(extract_worker, settings), clip_files(params.clip)
+        settings = WorkerSettings.of(clip, execution, provenance)
+        make_worker, files = partial(extract_worker, settings), clip_files(clip)
     else:  # reading arrays needs no GPU
-        make_worker = partial(_import_worker, provenance, is_vit_b16(params.clip))
+        make_worker = partial(_import_worker, provenance, is_vit_b16(clip))
         options = replace(options, gpus_per_actor=0.0)
     result_bytes = max(unit.rows for unit in units) * 2 * provenance.embed_dim
     with Pool(make_worker, options, files, result_bytes) as pool:

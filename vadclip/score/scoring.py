@@ -10,7 +10,7 @@ K classes, X numbers a snippet.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,22 @@ from vadclip.clip.frozen import Clip
 from vadclip.clip.on_gpu import full_float32
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import FeatureReader
 from vadclip.manifest import Video
 from vadclip.model.folder import ModelInfo
 from vadclip.model.inference import CHUNKS_PER_PASS, autocast, class_texts, device_of, split_chunks
 from vadclip.model.vadclip import TEMPERATURE, VadClip
 from vadclip.progress import track
 from vadclip.score.table import ScoreInfo, Scores
+
+
+class Features(Protocol):
+    """Rows of videos: a `FeatureReader`, or what was just encoded."""
+
+    def rows(self, video_id: str) -> int:
+        """Snippets of a video."""
+
+    def array(self, video_id: str, crop: int) -> npt.NDArray[np.float16]:
+        """Return features_ND of one crop, in the order of time."""
 
 
 def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> None:
@@ -55,7 +64,7 @@ def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> Non
 @torch.inference_mode()
 def score_videos(
     model: VadClip,
-    features: FeatureReader,
+    features: Features,
     videos: Sequence[Video],
     *,
     plain_text_KD: Tensor,
@@ -105,7 +114,7 @@ def score_videos(
 
 
 def _passes(
-    length: int, features: FeatureReader, videos: Sequence[Video], crop: int, batch_chunks: int
+    length: int, features: Features, videos: Sequence[Video], crop: int, batch_chunks: int
 ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
     """Yield (chunks_CTD, lengths_C) over all videos in their order, C = batch_chunks but in the last."""
     waiting: list[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]] = []

@@ -1,0 +1,1 @@
+"""A trained model at work: videos without labels in, scores, events and a page out."""

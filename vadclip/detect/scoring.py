@@ -1,0 +1,73 @@
+"""Scores of videos without labels, by the model's own classes and by prompts of the user's.
+
+Anomaly scores are the model's own whatever is prompted: its threshold was found with its own classes. Prompts
+change class probabilities only.
+
+Legend of shape suffixes: K classes, D width.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vadclip.detect.model import Loaded
+from vadclip.detect.prompts import Prompted, with_prompts
+from vadclip.manifest import Video
+from vadclip.model.inference import plain_texts
+from vadclip.model.vadclip import VadClip
+from vadclip.score.scoring import Features, score_videos
+from vadclip.score.table import ScoreInfo, Scores
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A model and its prompts, ready to score."""
+
+    loaded: Loaded
+    prompted: Prompted | None
+
+    @staticmethod
+    def of(loaded: Loaded, prompts: Sequence[str], *, only: bool) -> "Judge":
+        """Read prompts as --prompt takes them; raises InputError for what the model cannot take."""
+        return Judge(loaded, with_prompts(loaded, prompts, only=only))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Of the class probabilities, normal first."""
+        return (
+            self.loaded.info.classes.labels if self.prompted is None else self.prompted.model.classes.labels
+        )
+
+    @property
+    def prompt_labels(self) -> tuple[str, ...]:
+        """Labels that a prompt gave."""
+        return () if self.prompted is None else self.prompted.labels
+
+    def score(self, features: Features, videos: Sequence[Video], excluded: Mapping[str, str]) -> Scores:
+        """Score videos that have features."""
+        if self.prompted is None:
+            return self._by(self.loaded.model, features, videos, excluded)
+        scores = self._by(self.prompted.model, features, videos, excluded)
+        if self.loaded.model.classification is not None:  # which knows no classes
+            return scores
+        own = self._by(self.loaded.model, features, videos, excluded)
+        return replace(scores, anomaly_score_N=own.main_score_N)
+
+    def _by(
+        self, model: VadClip, features: Features, videos: Sequence[Video], excluded: Mapping[str, str]
+    ) -> Scores:
+        info = self.loaded.info
+        return score_videos(
+            model,
+            features,
+            videos,
+            plain_text_KD=plain_texts(self.loaded.clip.text, model.classes),
+            crop=self.loaded.recipe.crop,
+            precision=info.score_precision,
+            info=ScoreInfo(
+                labels=model.classes.labels,
+                test_selected=info.test_selected,
+                excluded=excluded,
+                normal_peaks=info.normal_peaks,
+                selection=info.selection,
+            ),
+        )

@@ -1,0 +1,142 @@
+"""Which videos a command line means: files, folders, globs and addresses, each with a name of its own."""
+
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob, has_magic
+from pathlib import Path
+
+from vadclip.datasets.table import video_ids
+from vadclip.errors import InputError
+from vadclip.ingest.probe_cache import Probe
+from vadclip.manifest import Video
+from vadclip.remote import address_fault, is_remote, open_filesystem, plain_faults, shown
+
+SUFFIXES = tuple(
+    f".{suffix}"
+    for suffix in (
+        "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv", "wmv", "asf",
+        "ogv", "3gp", "mxf",
+    )
+)  # fmt: skip
+"""Of files that count as videos inside a folder; a file that is named itself may have any name."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One video to look at."""
+
+    video_id: str
+    """Folder and name joined by `__`, unique among the videos of a run."""
+    location: str
+    """Absolute path or address."""
+
+
+def find_sources(paths: Sequence[str]) -> list[Source]:
+    """Return the videos that `paths` mean, each once, sorted by `video_id`.
+
+    A path is a file, a folder (searched to its bottom for files that end like videos), a glob, or an
+    address: of a file, or in a bucket of a folder or a glob. Raises InputError that names every path which is
+    not there or holds no video.
+    """
+    found: dict[str, str] = {}  # location -> what its name is made of
+    faults = []
+    for path in paths:
+        try:
+            locations = list(_remote(path) if is_remote(path) else _local(path))
+        except OSError as error:
+            faults.append(f"{shown(path)} cannot be read ({error.strerror or type(error).__name__})")
+            continue
+        if not locations:
+            faults.append(_absence(path))
+        found.update(locations)
+    if faults:
+        raise InputError("; ".join(faults))
+    # `video_ids` tells equal names apart by a hash of what it is given.
+    names: dict[str, list[str]] = {}
+    for location, name in found.items():
+        names.setdefault(name, []).append(location)
+    uris = {
+        location: name if len(locations) == 1 else location
+        for name, locations in names.items()
+        for location in locations
+    }
+    ids = video_ids(iter(uris.values()))
+    return sorted(
+        (Source(ids[uri], location) for location, uri in uris.items()), key=lambda source: source.video_id
+    )
+
+
+def unlabelled(source: Source, probe: Probe) -> Video:
+    """Return the row of a video of which nothing but the file is known."""
+    return Video(
+        video_id=source.video_id,
+        uri=source.location,
+        split="test",
+        source_id=source.video_id,
+        labels=(),
+        segments=(),
+        frame_spans=(),
+        num_frames=0 if probe.error is not None else probe.num_frames,
+        fps=probe.fps,
+        width=probe.width,
+        height=probe.height,
+        bytes=probe.bytes,
+        content_hash=probe.content_hash,
+        probe_error=probe.error,
+    )
+
+
+def _local(path: str) -> Iterator[tuple[str, str]]:
+    """Yield (absolute path, name) of each video that a local path means."""
+    expanded = os.path.expanduser(path)
+    # A file may be called `clip[1].mp4`.
+    matches = (
+        sorted(glob(expanded, recursive=True))
+        if has_magic(expanded) and not os.path.lexists(expanded)
+        else [expanded]
+    )
+    for match in map(os.path.abspath, matches):
+        if os.path.isdir(match):
+            parent = os.path.dirname(match)
+            for file in sorted(Path(match).rglob("*")):
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file():
+                    yield str(file), os.path.relpath(file, parent)
+        elif os.path.lexists(match):
+            yield match, os.path.join(os.path.basename(os.path.dirname(match)), os.path.basename(match))
+
+
+def _remote(address: str) -> Iterator[tuple[str, str]]:
+    """Yield (address, name) of each video behind an address."""
+    if (fault := address_fault(address)) is not None:
+        raise InputError(f"{shown(address)}: {fault}")
+    if address.startswith(("http://", "https://")):
+        yield address, "/".join(shown(address).split("/")[-2:])
+        return
+    scheme, _, inner = address.partition("://")
+    filesystem, root = open_filesystem(address)
+    with plain_faults(address):
+        if has_magic(inner) and not filesystem.exists(root):
+            matches = filesystem.glob(root)
+        elif filesystem.isdir(root):
+            matches = filesystem.find(root)
+        else:
+            matches = None if filesystem.exists(root) else []
+    if matches is None:
+        yield address, "/".join(inner.split("/")[-2:])
+        return
+    for match in sorted(matches):
+        if posixpath.splitext(match)[1].lower() in SUFFIXES:
+            # As for a local folder, the name begins with the folder's own.
+            name = (
+                match if has_magic(inner) else posixpath.relpath(match, posixpath.dirname(root.rstrip("/")))
+            )
+            yield f"{scheme}://{match}", "/".join(name.split("/")[-2:]) if has_magic(inner) else name
+
+
+def _absence(path: str) -> str:
+    if not is_remote(path) and os.path.isdir(os.path.expanduser(path)):
+        return f"{path}: the folder holds no video (files that end in {', '.join(SUFFIXES)})"
+    what = "there is nothing that it matches" if has_magic(path) else "there is no such file or folder"
+    return f"{shown(path)}: {what}"
