@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from vadclip.config import ExtractParams
+from vadclip.config import ExtractParams, load_params
 from vadclip.extract.coverage import Gap
 from vadclip.extract.encode import Extracted, OpenVideo, extract
 from vadclip.extract.fill import RunUnits, fill_store
@@ -37,7 +37,7 @@ from vadclip.features.shards import write_shard
 from vadclip.files import write_text_atomic
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, ManifestFile, Video, write_manifest
-from vadclip.pool.work import Outcome, PoolOptions
+from vadclip.pool.work import Outcome
 from vadclip.video.reader import probe
 
 RESULT = Path("benchmarks/results/memory.json")
@@ -166,8 +166,8 @@ def on_ray(units: Sequence[Unit], **callbacks: Any) -> Generator[Outcome[Unit, E
     """Have two actors do the units."""
     from vadclip.pool.pool import Pool
 
-    options = PoolOptions(None, 2, 0.5, 0, max_attempts=1, stall_seconds=60)
-    with Pool(MadeUpWorker, options) as pool:
+    execution = load_params().execution.model_copy(update={"actors": 2, "cpus_per_actor": 0.5})
+    with Pool(MadeUpWorker, execution) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import ray
 
 from benchmarks.measuring import Figure, arguments, report, timing_of
-from vadclip.pool.pool import Pool, PoolOptions
+from vadclip.config import load_params
+from vadclip.pool.pool import Pool
 
 ACTORS = 2
 CPUS = 0.5  # of each, as Ray counts: both kinds fit on two cores, and one of them is always idle
@@ -67,10 +68,8 @@ def bare(actors: Sequence[Any], tasks: int) -> float:
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments("benchmarks.pool_overhead", __doc__).parse_args(argv)
     tasks, rounds, repeats = (20, 1, 1) if args.quick else (1000, 3, 3)
-    options = PoolOptions(
-        address=None, actors=ACTORS, cpus_per_actor=CPUS, gpus_per_actor=0, max_attempts=1, stall_seconds=60
-    )
-    with Pool(Idle, options) as pool:
+    execution = load_params().execution.model_copy(update={"actors": ACTORS, "cpus_per_actor": CPUS})
+    with Pool(Idle, execution) as pool:
         supervised(pool, 2 * ACTORS)  # its actors have started
         ours = timing_of([[supervised(pool, tasks) for _ in range(repeats)] for _ in range(rounds)])
         actors = [Bare.remote() for _ in range(ACTORS)]

@@ -16,7 +16,7 @@ def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
     write_inputs(named_files(params.clip, params.train), INPUTS)
-    ingested = ingest(params.dataset, params.ingest, probe_cache=PROBE_CACHE)
+    ingested = ingest(params.dataset, params.ingest, probe_cache=PROBE_CACHE, execution=params.execution)
     write_manifest(ingested.manifest, MANIFEST)
     for line in (*ingested.notes, *describe(ingested.manifest)):
         print(f"ingest: {line}")

@@ -16,10 +16,11 @@ import av
 import psutil
 from video_helpers import numbered_frame, truncate, write_audio
 
+from vadclip.config import ExecutionParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.units import Unit, split_unit
 from vadclip.extract.worker import ExtractWorker, WorkerSettings
-from vadclip.pool.pool import Pool, PoolOptions
+from vadclip.pool.pool import Pool
 from vadclip.pool.work import Beat, Outcome
 
 GROUPS, GROUP_FRAMES = 40, 16
@@ -139,7 +140,7 @@ class KilledActors:
     """
 
     settings: WorkerSettings
-    options: PoolOptions
+    execution: ExecutionParams
     marks: Path
     seed: int
     between: tuple[int, int]
@@ -154,7 +155,7 @@ class KilledActors:
     ) -> Generator[Outcome[Unit, Extracted], None, None]:
         self.marks.mkdir()
         chance = random.Random(self.seed)
-        with Pool(partial(MarkedWorker, self.settings, self.marks), self.options) as pool:
+        with Pool(partial(MarkedWorker, self.settings, self.marks), self.execution) as pool:
             left = chance.randint(*self.between)
             with closing(pool.run(units, split=self._split, **callbacks)) as outcomes:
                 for number, outcome in enumerate(outcomes):

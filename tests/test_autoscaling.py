@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import ray
+from execution_helpers import execution_params
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
 from ray.experimental.internal_kv import _internal_kv_get
 
-from vadclip.pool.pool import Pool, PoolOptions
+from vadclip.pool.pool import Pool
 
 
 class Echo:
@@ -37,10 +38,8 @@ def asked() -> list[dict[str, float]]:
 
 @pytest.mark.parametrize(("actors", "expected"), [(None, 5), (1, 1)])
 def test_room_is_asked_for_as_many_actors_as_there_is_work_for(actors: int | None, expected: int) -> None:
-    options = PoolOptions(
-        address=None, actors=actors, cpus_per_actor=0.5, gpus_per_actor=0, max_attempts=1, stall_seconds=60
-    )
-    with Pool(Echo, options) as pool:
+    execution = execution_params(actors=actors, cpus_per_actor=0.5)
+    with Pool(Echo, execution) as pool:
         outcomes = pool.run(range(5))
         results = [next(outcomes).result]
         assert asked() == [{"CPU": 0.5}] * expected

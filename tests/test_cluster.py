@@ -17,12 +17,14 @@ import ray
 import yaml
 from cluster_helpers import Errands, Nodes, Sabotaged, running_cluster
 from conftest import PROJECT
+from execution_helpers import execution_params
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
 from feature_helpers import contents, index_rows, make_manifest, make_video
+from test_hostile_input import declare_samples
 from video_helpers import numbered_frame, write_video
 
 from vadclip.clip.identity import identify_clip
-from vadclip.config import ClipParams
+from vadclip.config import ClipParams, ExecutionParams
 from vadclip.errors import InputError
 from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
@@ -33,9 +35,11 @@ from vadclip.extract.worker import WorkerSettings
 from vadclip.features.index import read_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
+from vadclip.ingest import probing
+from vadclip.ingest.probing import probe_files
 from vadclip.manifest import Manifest, write_manifest
 from vadclip.pool import pool as pool_module
-from vadclip.pool.pool import Outcome, Pool, PoolOptions
+from vadclip.pool.pool import Outcome, Pool
 
 ray.cloudpickle.register_pickle_by_value(cluster_helpers)  # nodes do not have the tests either
 
@@ -46,11 +50,11 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
         yield started
 
 
-def options(nodes: Nodes, **changes: float | None) -> PoolOptions:
+def options(nodes: Nodes, **changes: float | None) -> ExecutionParams:
     settings = {
-        "actors": None, "cpus_per_actor": 1, "gpus_per_actor": 0, "max_attempts": 2, "stall_seconds": 20,
+        "max_attempts": 2, "stall_seconds": 20,
     }  # fmt: skip
-    return PoolOptions(address=nodes.address, **{**settings, **changes})
+    return execution_params(ray_address=nodes.address, **{**settings, **changes})
 
 
 def test_code_and_files_travel_to_nodes_that_have_neither(nodes: Nodes, tmp_path: Path) -> None:
@@ -160,7 +164,8 @@ import sys
 from test_cluster import *
 from flows import run_stage
 def main():
-    with Pool(partial(Errands, Path(sys.argv[1])), PoolOptions(sys.argv[2], None, 1, 0, 2, 60)) as pool:
+    here = execution_params(ray_address=sys.argv[2], max_attempts=2, stall_seconds=60)
+    with Pool(partial(Errands, Path(sys.argv[1])), here) as pool:
         list(pool.run(["wait never"] * 3))
 run_stage(main)
 """
@@ -262,6 +267,23 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
     assert rows.keys() == expected.keys()
     for key, array in expected.items():
         np.testing.assert_array_equal(rows[key], array, err_msg=str(key))
+
+
+def test_remote_videos_are_looked_into_by_the_nodes(
+    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what this machine would find, and the same bound of memory; not one is read here."""
+    write_video(tmp_path / "set" / "a#1.mp4", 40)
+    (tmp_path / "set" / "text.mp4").write_text("no video")
+    declare_samples(tmp_path / "set" / "endless.mp4", 170_000_000)
+    paths = [f"file://{tmp_path}/set/{name}" for name in ("a#1.mp4", "text.mp4", "endless.mp4", "none.mp4")]
+    here = probe_files(paths, tmp_path / "here")
+    assert here[paths[0]].num_frames == 40
+    assert [here[path].error is None for path in paths] == [True, False, False, False]
+    monkeypatch.setattr(probing, "run_supervised", lambda *_: pytest.fail("a remote video was read here"))
+    assert probe_files(paths, tmp_path / "there", execution=options(nodes)) == here
+    # What was found is remembered.
+    assert probe_files(paths, tmp_path / "there", execution=execution_params(ray_address="no:1")) == here
 
 
 def make_stage(folder: Path) -> tuple[Manifest, ClipParams]:

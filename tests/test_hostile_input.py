@@ -26,8 +26,8 @@ from vadclip.config import IngestParams
 from vadclip.datasets.table import MAX_BYTES, load, video_ids
 from vadclip.errors import InputError, VideoError
 from vadclip.files import safe_name
-from vadclip.ingest.probe_pool import MEMORY_BYTES, run_supervised
 from vadclip.ingest.probing import probe_files
+from vadclip.ingest.processes import MEMORY_BYTES, run_supervised
 from vadclip.ingest.rows import ingest
 from vadclip.manifest import Manifest
 from vadclip.video import frame_index

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 import ray
+from execution_helpers import execution_params
 from pool_workers import FaultyWorker
 
+from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
 from vadclip.pool import pool
 from vadclip.pool.cluster import Cluster
-from vadclip.pool.pool import Outcome, Pool, PoolOptions
+from vadclip.pool.pool import Outcome, Pool
 
 # Actors and child processes import the workers from here.
 PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
-OPTIONS = PoolOptions(
-    address=None, actors=2, cpus_per_actor=1, gpus_per_actor=0, max_attempts=2, stall_seconds=2.5
-)
+EXECUTION = execution_params(actors=2, max_attempts=2, stall_seconds=2.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,9 +39,12 @@ def split(task: tuple[str, ...]) -> list[tuple[str, ...]]:
 
 
 def run(
-    folder: Path, tasks: list[tuple[str, ...]], options: PoolOptions = OPTIONS, **more: Callable[..., object]
+    folder: Path,
+    tasks: list[tuple[str, ...]],
+    execution: ExecutionParams = EXECUTION,
+    **more: Callable[..., object],
 ) -> list[Outcome[tuple[str, ...], list[str]]]:
-    with Pool(partial(FaultyWorker, folder, "well"), options) as started:
+    with Pool(partial(FaultyWorker, folder, "well"), execution) as started:
         return list(started.run(tasks, split=split, **more))
 
 
@@ -102,12 +105,12 @@ def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path: Path) -> None:
 
 def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
     with (
-        Pool(partial(FaultyWorker, tmp_path, "bad input"), OPTIONS) as started,
+        Pool(partial(FaultyWorker, tmp_path, "bad input"), EXECUTION) as started,
         pytest.raises(InputError, match="the weights are of another model"),
     ):
         list(started.run([("good",)]))
     with (
-        Pool(partial(FaultyWorker, tmp_path, "die"), OPTIONS) as started,
+        Pool(partial(FaultyWorker, tmp_path, "die"), EXECUTION) as started,
         pytest.raises(
             InputError,
             match=r"workers do not start on node .*: the worker process died; asked: 2 actors of 1",
@@ -118,7 +121,7 @@ def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
 
 def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
     finished: list[str] = []
-    with Pool(partial(FaultyWorker, tmp_path, "well"), OPTIONS) as started:
+    with Pool(partial(FaultyWorker, tmp_path, "well"), EXECUTION) as started:
         tasks = [("first",), *[(f"slow{number}",) for number in range(6)]]
         for outcome in started.run(tasks, wanted=lambda task: not finished):
             finished.extend(outcome.result or [])
@@ -137,7 +140,7 @@ def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
 def test_what_does_not_fit_says_what_is_there(
     tmp_path: Path, options: dict[str, float], message: str
 ) -> None:
-    changed = PoolOptions(**{**OPTIONS.__dict__, **options})
+    changed = EXECUTION.model_copy(update=options)
     with pytest.raises(InputError, match=message):
         run(tmp_path, [("good",)], changed)
 
@@ -166,12 +169,31 @@ def in_another_process(code: str, folder: Path) -> subprocess.Popen[str]:
 
 
 def test_no_cluster_at_the_address(tmp_path: Path) -> None:
-    options = "PoolOptions(**{**OPTIONS.__dict__, 'address': '127.0.0.1:1'})"
+    options = "EXECUTION.model_copy(update={'ray_address': '127.0.0.1:1'})"
     code = f"run_stage(lambda: run(Path(sys.argv[1]), [('good',)], {options}))"
     process = in_another_process(code, tmp_path)
     stderr = process.communicate(timeout=60)[1]
     assert process.returncode == 1
     assert "error: no Ray cluster to use at '127.0.0.1:1'" in stderr
+
+
+def test_ray_that_cannot_start_here_says_why_and_takes_another_folder_for_its_sockets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = "run_stage(lambda: run(Path(sys.argv[1]), [('good',)]))"
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    process = in_another_process(code, tmp_path)
+    assert (process.communicate(timeout=90)[1], process.returncode) == ("", 0)
+    assert list(tmp_path.glob("good.*"))
+    monkeypatch.delenv("TMPDIR")
+    monkeypatch.setenv("HOME", "/proc/1/nowhere")
+    process = in_another_process(code, tmp_path)
+    stderr = process.communicate(timeout=90)[1]
+    assert process.returncode == 1
+    assert stderr.startswith("error: Ray does not start on this machine (")
+    assert stderr.endswith("and /proc/1/nowhere cannot be written: set HOME to a folder that can\n")
 
 
 def test_an_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:

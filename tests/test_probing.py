@@ -13,7 +13,7 @@ from video_helpers import write_video
 import vadclip.ingest.probing
 from vadclip.config import IngestParams
 from vadclip.features.npy_files import read_feature_header
-from vadclip.ingest.probe_pool import run_supervised
+from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.rows import ingest
 from vadclip.manifest import Manifest
 

@@ -24,7 +24,7 @@ from vadclip.extract import worker
 from vadclip.extract.video_cache import default_cache
 from vadclip.features.index import read_index
 from vadclip.features.reader import FeatureReader
-from vadclip.ingest.probe_pool import run_supervised
+from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.remote_files import identify_remote
 from vadclip.ingest.rows import ingest
 from vadclip.manifest import Manifest, locate_uri, read_manifest

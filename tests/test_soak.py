@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import ray
+from execution_helpers import execution_params
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
 from feature_helpers import contents, index_rows
 from ingest_helpers import table_params
@@ -21,15 +22,12 @@ from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.worker import WorkerSettings
 from vadclip.features.provenance import Provenance
 from vadclip.ingest.rows import ingest
-from vadclip.pool.pool import PoolOptions
 
 PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
 
 # A video whose actor is killed by chance is rightly tried again, and given up after max_attempts. Here a run
 # of a video is hit about once in 20: with 3 attempts one of some thousand would be blamed for nothing.
-OPTIONS = PoolOptions(
-    address=None, actors=2, cpus_per_actor=1, gpus_per_actor=0, max_attempts=10, stall_seconds=120
-)
+EXECUTION = execution_params(actors=2, max_attempts=10, stall_seconds=120)
 
 
 @pytest.fixture
@@ -89,7 +87,7 @@ def test_every_video_is_accounted_for(
         WorkerSettings(
             clip=clip, provenance=provenance, device="cpu", threads=1, decoder="decord", batch_images=BATCH
         ),
-        OPTIONS, tmp_path / "marks", seed=count, between=between,
+        EXECUTION, tmp_path / "marks", seed=count, between=between,
     )  # fmt: skip
     started = time.monotonic()
     with lock(tmp_path / "features"):

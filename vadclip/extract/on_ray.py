@@ -13,7 +13,7 @@ from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
 from vadclip.extract.worker import ExtractWorker, WorkerSettings
 from vadclip.features.provenance import Provenance
-from vadclip.pool.work import Outcome, PoolOptions, Worker
+from vadclip.pool.work import Outcome, Worker
 
 
 def run_units(
@@ -28,7 +28,6 @@ def run_units(
     os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")
     from vadclip.pool.pool import Pool  # Ray takes seconds, and is not needed where nothing is missing
 
-    options = PoolOptions.of(execution)
     make_worker: Callable[[Mapping[str, str]], Worker[Unit, Extracted]]
     files: list[str] = []
     if provenance.source == "encoded":
@@ -36,9 +35,9 @@ def run_units(
         make_worker, files = partial(extract_worker, settings), clip_files(clip)
     else:  # reading arrays needs no GPU
         make_worker = partial(_import_worker, provenance, is_vit_b16(clip))
-        options = replace(options, gpus_per_actor=0.0)
+        execution = execution.model_copy(update={"gpus_per_actor": 0.0})
     result_bytes = max(unit.rows for unit in units) * 2 * provenance.embed_dim
-    with Pool(make_worker, options, files, result_bytes) as pool:
+    with Pool(make_worker, execution, files, result_bytes) as pool:
         yield from pool.run(units, split=split_unit, **callbacks)
 
 

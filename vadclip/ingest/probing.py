@@ -1,6 +1,8 @@
 """What ingest knows of the files: their frames counted and their bytes hashed, in processes of their own.
 
-A decoder that crashes or hangs costs one row and no run.
+A decoder that crashes or hangs costs one row and no run. Local files are looked into here; remote ones by
+the nodes of a Ray cluster where one is named, so that a bucket is not pulled through one machine. Both do the
+same under the same limits.
 """
 
 import hashlib
@@ -8,18 +10,21 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
+from vadclip.config import ExecutionParams
 from vadclip.errors import InputError, VideoError
 from vadclip.features.npy_files import read_feature_header
 from vadclip.files import sha256_file
 from vadclip.ingest.probe_cache import Identity, Probe, ProbeCache
-from vadclip.ingest.probe_pool import run_supervised
+from vadclip.ingest.processes import ATTEMPTS, limit_memory, run_supervised
 from vadclip.ingest.remote_files import identify_remote
 from vadclip.manifest import SNIPPET_FRAMES
+from vadclip.pool.work import Beat
 from vadclip.progress import track
 from vadclip.remote import download, is_remote
 from vadclip.video.reader import probe
@@ -30,12 +35,19 @@ SAVE_SECONDS = 30.0
 LIMIT_SECONDS, LIMIT_BYTES_PER_SECOND = 300.0, 100_000.0
 
 
-def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None = None) -> dict[str, Probe]:
+def probe_files(
+    paths: Iterable[str],
+    cache_file: Path,
+    *,
+    execution: ExecutionParams | None = None,
+    workers: int | None = None,
+) -> dict[str, Probe]:
     """Probe videos and .npy feature files, given as absolute paths or URIs; only new and changed ones are
     opened.
 
     Never fails for a file: a missing, unreadable or broken one has an `error`. `workers` processes (default:
-    one per core) look into files.
+    one per core) look into files; remote ones are looked into by the cluster that `execution` or RAY_ADDRESS
+    names. Raises InputError where this machine or a node cannot open addresses at all.
     """
     cache = ProbeCache(cache_file)
     found: dict[str, Probe] = {}
@@ -55,10 +67,18 @@ def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None =
     # The largest first, so that no core is left with a long one at the end.
     order = sorted(todo, key=lambda path: (-todo[path].size, path))
     limits = {path: LIMIT_SECONDS + todo[path].size / LIMIT_BYTES_PER_SECOND for path in order}
+    far = [path for path in order if is_remote(path)] if execution and _names_cluster(execution) else []
+    near = [path for path in order if path not in set(far)]
     saved = time.monotonic()
     try:
         with track(len(todo), "ingest: looking into files", "files") as progress:
-            for path, answer, failure in run_supervised(_look_into, order, limits, workers or _cores()):
+            answers = [run_supervised(look_into, near, limits, workers or _cores())] if near else []
+            if far:
+                assert execution is not None
+                answers.append(
+                    _on_cluster(far, execution, max(limits[path] for path in far), progress.message)
+                )
+            for path, answer, failure in chain.from_iterable(answers):
                 found[path], lasting = answer or (Probe(bytes=max(0, todo[path].size), error=failure), True)
                 if lasting:
                     cache.remember(path, todo[path], found[path])
@@ -71,12 +91,44 @@ def probe_files(paths: Iterable[str], cache_file: Path, *, workers: int | None =
     return found
 
 
-def _look_into(path: str) -> tuple[Probe, bool]:
-    """Hash and probe one file; the flag says whether the finding is the file's own and worth remembering."""
+def _names_cluster(execution: ExecutionParams) -> bool:
+    return (os.environ.get("RAY_ADDRESS") or execution.ray_address or "local") != "local"
+
+
+def _on_cluster(
+    paths: Sequence[str], execution: ExecutionParams, limit_seconds: float, tell: Callable[[str], None]
+) -> Iterator[tuple[str, tuple[Probe, bool] | None, str | None]]:
+    """Look into remote files, the largest first, on a cluster's nodes; answers are `run_supervised`'s."""
+    from vadclip.pool.pool import Pool  # Ray takes seconds, and local files do without
+
+    on_cpus = execution.model_copy(
+        update={"gpus_per_actor": 0.0, "max_attempts": ATTEMPTS, "stall_seconds": limit_seconds}
+    )
+    with Pool(ProbeWorker, on_cpus) as pool:
+        for outcome in pool.run(paths, tell=tell):
+            yield outcome.task, outcome.result, outcome.error
+
+
+class ProbeWorker:
+    """Looks into files on a node, under the limits that a process of this machine has."""
+
+    def __init__(self, files: Mapping[str, str]) -> None:
+        limit_memory()
+
+    def run(self, path: str, beat: Beat) -> tuple[Probe, bool]:
+        """Look into one file; a sign of life comes with each part of it that arrives."""
+        return look_into(path, lambda: beat(0))
+
+
+def look_into(path: str, beat: Callable[[], None] = lambda: None) -> tuple[Probe, bool]:
+    """Hash and probe one file; the flag says whether the finding is the file's own and worth remembering.
+
+    Raises InputError where the fault is this machine's, such as a missing package or credentials.
+    """
     name = path.rsplit("/", 1)[-1]
     known = Probe()
     try:
-        with _local_copy(path) as local:
+        with _local_copy(path, beat) as local:
             known = replace(known, bytes=os.path.getsize(local), content_hash=sha256_file(Path(local)))
             if name.endswith(".npy"):
                 header = read_feature_header(local)
@@ -86,8 +138,8 @@ def _look_into(path: str) -> tuple[Probe, bool]:
             return replace(known, width=info.width, height=info.height), True
     except VideoError as error:
         return replace(known, error=_without_path(error, path)), True
-    except InputError as error:  # this machine's, such as a missing package
-        return replace(known, error=_without_path(error, path)), False
+    except InputError:
+        raise
     except OSError as error:  # a disk or a network that may be back next time
         return replace(known, error=f"it cannot be read ({error.strerror or type(error).__name__})"), False
     except MemoryError:
@@ -102,13 +154,13 @@ def _without_path(error: Exception, path: str) -> str:
 
 
 @contextmanager
-def _local_copy(path: str) -> Iterator[str]:
+def _local_copy(path: str, beat: Callable[[], None]) -> Iterator[str]:
     if not is_remote(path):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
         local = os.path.join(folder, "copy")
-        download(path, Path(local))
+        download(path, Path(local), beat=lambda amount: beat())
         yield local
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vadclip.config import DatasetParams, IngestParams
+from vadclip.config import DatasetParams, ExecutionParams, IngestParams
 from vadclip.datasets import load_dataset
 from vadclip.datasets.raw import RawVideo
 from vadclip.errors import InputError
@@ -42,11 +42,17 @@ class Ingested:
     notes: tuple[str, ...]
 
 
-def ingest(params: DatasetParams, split: IngestParams, *, probe_cache: Path) -> Ingested:
+def ingest(
+    params: DatasetParams,
+    split: IngestParams,
+    *,
+    probe_cache: Path,
+    execution: ExecutionParams | None = None,
+) -> Ingested:
     """Read the annotations, look into the files, carve validation videos.
 
     Raises InputError for annotations that cannot be used, naming every bad row. `probe_cache` remembers what
-    was found out about files; see `probe_cache.ProbeCache`.
+    was found out about files; see `probe_cache.ProbeCache`. `execution` may name a cluster for remote files.
     """
     raw = load_dataset(params)
     problems = {**raw.problems}
@@ -56,7 +62,7 @@ def ingest(params: DatasetParams, split: IngestParams, *, probe_cache: Path) -> 
         _add(problems, [(origin, UNTIMED) for origin in untimed if origin not in problems])
     # A table that is wrong already is checked to its end; only files that can add to the error are opened.
     wanted = [video for video in raw.videos if not problems or (video.split == "test" and video.segments)]
-    probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache)
+    probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache, execution)
     if not raw.may_overrun:
         _add(problems, _overruns(wanted, probes))
     if problems:
@@ -88,14 +94,16 @@ def _overruns(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[t
                     )
 
 
-def probe_videos(videos: Sequence[RawVideo], root: str, source: str, cache: Path) -> list[Probe]:
+def probe_videos(
+    videos: Sequence[RawVideo], root: str, source: str, cache: Path, execution: ExecutionParams | None
+) -> list[Probe]:
     """Look into the file, or into all crop files, of each video."""
     paths = [locate_uri(video.uri, root) for video in videos]
     if source == "videos":
-        found = probe_files(paths, cache)
+        found = probe_files(paths, cache, execution=execution)
         return [found[path] for path in paths]
     crops = [{crop: crop_path(path, crop) for crop in CROPS} for path in paths]
-    found = probe_files((path for files in crops for path in files.values()), cache)
+    found = probe_files((path for files in crops for path in files.values()), cache, execution=execution)
     return [_of_crops({crop: found[path] for crop, path in files.items()}) for files in crops]
 
 

@@ -4,13 +4,15 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
+from typing import Any, Generic, Literal
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
+from vadclip.config import ExecutionParams
 from vadclip.pool.jobs import Job
 from vadclip.pool.node_files import node_copy
-from vadclip.pool.work import PoolOptions, T
+from vadclip.pool.work import T
 
 POLL_SECONDS = 0.5
 _START_SECONDS = 300.0
@@ -28,11 +30,25 @@ class Shipped:
     chunks: tuple[Any, ...]
 
 
+@dataclass(frozen=True)
+class Event(Generic[T]):
+    """What a look at a member found."""
+
+    kind: Literal["busy", "done", "raised", "died"]
+    """`died` as well when it stalled or its result was lost; the member is of no more use then."""
+    job: Job[T] | None
+    """The one that it had; None while it starts."""
+    amount: float
+    """Progress since the last look, taken back (negative) where the job failed."""
+    result: Any = None
+    error: Exception | None = None
+
+
 class Member(Generic[T]):
     """An actor and what it is doing: it waits for a place, starts, and then is idle or has a job."""
 
-    def __init__(self, actor: Any, start: Callable[[Any], Any], options: PoolOptions) -> None:
-        self.actor, self._start, self._stall_seconds = actor, start, options.stall_seconds
+    def __init__(self, actor: Any, start: Callable[[Any], Any], execution: ExecutionParams) -> None:
+        self.actor, self._start, self._stall_seconds = actor, start, execution.stall_seconds
         self.ref: Any = actor.place.remote()
         """The call under way."""
         self.node: str | None = None
@@ -55,7 +71,23 @@ class Member(Generic[T]):
         self.job, self.ref = job, self.actor.run.remote(job.task)
         self._poll, self._beats, self.amount, self._alive_at = None, -1, 0.0, time.monotonic()
 
-    def take(self) -> tuple[float, Any]:
+    def look(self, *, ended: bool) -> Event[T]:
+        """Return what happened since the last look; `ended` says that the call under way has."""
+        job = self.job
+        try:
+            if ended:
+                amount, result = self._take()
+                return Event("done", job, amount, result)
+            amount = self._poll_progress()
+            self._check_alive()
+            return Event("busy", job, amount)
+        except RayTaskError as error:
+            self.job = None
+            return Event("raised", job, -self.amount, error=error)
+        except (RayError, StalledError) as error:
+            return Event("died", job, -self.amount if job is not None else 0.0, error=error)
+
+    def _take(self) -> tuple[float, Any]:
         """Return what the ended call brought: progress beyond the latest poll, and a job's result or None."""
         ref, self.ref = self.ref, None
         amount, result = ray.get(ref)
@@ -66,7 +98,7 @@ class Member(Generic[T]):
         self.started, self.job = True, None
         return amount - self.amount, result
 
-    def poll(self) -> float:
+    def _poll_progress(self) -> float:
         """Ask the busy actor for its progress, without waiting; return what came since the last answer."""
         if self.job is None:
             return 0.0
@@ -84,7 +116,7 @@ class Member(Generic[T]):
             return float(amount)
         return 0.0
 
-    def check_alive(self) -> None:
+    def _check_alive(self) -> None:
         """Raise StalledError after too long without a sign of life; a place is waited for without end."""
         if self.node is None or self.idle:
             return
@@ -126,12 +158,12 @@ class _Actor:
         self._amount += amount
 
 
-def actor_class(options: PoolOptions) -> Any:
+def actor_class(execution: ExecutionParams) -> Any:
     """Return the class of actors; it is never restarted and never tries twice, since the pool does."""
     remote: Any = ray.remote  # its type stubs know no concurrency groups
     return remote(
-        num_cpus=options.cpus_per_actor,
-        num_gpus=options.gpus_per_actor,
+        num_cpus=execution.cpus_per_actor,
+        num_gpus=execution.gpus_per_actor,
         max_restarts=0,
         max_task_retries=0,
         concurrency_groups={"progress": 1},

@@ -9,6 +9,7 @@ import math
 import os
 import signal
 import socket
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -21,14 +22,16 @@ from ray.autoscaler.sdk import request_resources
 from ray.exceptions import RayError
 
 import vadclip
+from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
-from vadclip.pool.work import PoolOptions
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 2.0
 _FORGIVE_SECONDS = 120.0
 _OBJECT_STORE_BYTES = 100 * 2**20  # Ray's least is 75 MiB
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+_LONGEST_FOLDER = 107 - 69  # a socket's path has 107 bytes at most, and Ray's own part of it 69
 _MOST_ASKED = 1000  # actors that an autoscaler is asked to make room for; its own bounds are far below
 _NOT_CODE = ["__pycache__", "*.safetensors"]
 
@@ -44,12 +47,12 @@ class Node:
     cpus: float
     gpus: float
 
-    def room(self, options: PoolOptions) -> int:
+    def room(self, execution: ExecutionParams) -> int:
         """How many actors fit on the node while nothing else is there."""
-        shares = [self.cpus / options.cpus_per_actor]
-        if options.gpus_per_actor:
+        shares = [self.cpus / execution.cpus_per_actor]
+        if execution.gpus_per_actor:
             # A fraction must fit one GPU: two GPUs with 0.4 free each do not make room for 0.8.
-            per_gpu = 1 / options.gpus_per_actor
+            per_gpu = 1 / execution.gpus_per_actor
             shares.append(self.gpus * (math.floor(per_gpu + 1e-9) if per_gpu > 1 else per_gpu))
         return math.floor(min(shares) + 1e-9)
 
@@ -68,8 +71,8 @@ class Cluster:
     Raises InputError if there is no cluster at the address.
     """
 
-    def __init__(self, options: PoolOptions, result_bytes: int = 0) -> None:
-        self._options, self._result_bytes = options, result_bytes
+    def __init__(self, execution: ExecutionParams, result_bytes: int = 0) -> None:
+        self._execution, self._result_bytes = execution, result_bytes
         self._connected_here = False
         self.local = False
         """Whether all actors run on this machine, and so see its files."""
@@ -92,7 +95,7 @@ class Cluster:
     @property
     def room(self) -> int:
         """How many actors fit at all, whoever else uses the cluster now."""
-        return sum(node.room(self._options) for node in self._there.values())
+        return sum(node.room(self._execution) for node in self._there.values())
 
     def news(self) -> list[str]:
         """Look who is there, at most once a second; return a line for each node that came or went."""
@@ -103,7 +106,7 @@ class Cluster:
         lines = []
         for node_id in (before.keys() ^ self._there.keys()) & (before | self._there).keys():
             node = (before | self._there)[node_id]
-            if node.room(self._options) > 0:
+            if node.room(self._execution) > 0:
                 what = "is gone, its work starts again elsewhere" if node_id in before else "joined"
                 lines.append(f"node {node.name} {what}; room for {self.room} workers now")
         return lines
@@ -116,7 +119,7 @@ class Cluster:
         actors = min(actors, _MOST_ASKED)
         if self.local or actors == self._asked_for:
             return
-        shape = {"CPU": self._options.cpus_per_actor, "GPU": self._options.gpus_per_actor}
+        shape = {"CPU": self._execution.cpus_per_actor, "GPU": self._execution.gpus_per_actor}
         request_resources(bundles=[{name: share for name, share in shape.items() if share}] * actors)
         self._asked_for = actors
 
@@ -137,7 +140,7 @@ class Cluster:
 
     def situation(self) -> str:
         """What was asked, what is there, what to do."""
-        asked = self._options
+        asked = self._execution
         free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
         kinds = Counter(f"{node.cpus:g} CPUs, {node.gpus:g} GPUs" for node in self._there.values())
         nodes = "; ".join(f"{count} nodes of {kind}" if count > 1 else kind for kind, count in kinds.items())
@@ -169,14 +172,15 @@ class Cluster:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS") or self._options.address or "local"
+        address = os.environ.get("RAY_ADDRESS") or self._execution.ray_address or "local"
         self.local = address == "local"
         settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.local:
-            actors = self._options.actors or math.ceil((os.cpu_count() or 1) / self._options.cpus_per_actor)
+            cores = (os.cpu_count() or 1) / self._execution.cpus_per_actor
+            actors = self._execution.actors or math.ceil(cores)
             # One result per actor may wait; one is being read, and one is on its way.
             store_bytes = max(_OBJECT_STORE_BYTES, (actors + 2) * self._result_bytes)
-            settings |= {"include_dashboard": False, "object_store_memory": store_bytes}
+            settings |= {"include_dashboard": False, "object_store_memory": store_bytes, **_socket_folder()}
         else:
             code = str(Path(vadclip.__file__).parent)
             settings["runtime_env"] = {"py_modules": [code], "excludes": _NOT_CODE}
@@ -188,6 +192,9 @@ class Cluster:
             ray.init(address, **settings)
         except (OSError, ValueError, RuntimeError, RayError) as error:
             reason = " ".join(str(error).split())[:300]
+            if self.local:
+                advice = _local_needs() or "its logs may say more"
+                raise InputError(f"Ray does not start on this machine ({reason}); {advice}") from None
             raise InputError(
                 f"no Ray cluster to use at {address!r} ({reason}): start it, or unset RAY_ADDRESS and "
                 "execution.ray_address to use this machine alone"
@@ -195,3 +202,22 @@ class Cluster:
         self._connected_here = True
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray put its own there
+
+
+def _socket_folder() -> dict[str, str]:
+    """Return Ray's setting of another temporary folder, where sockets in the usual one cannot be opened."""
+    usual = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+    for folder in (usual, *_SHORT_FOLDERS):
+        if len(os.fsencode(folder)) <= _LONGEST_FOLDER and os.access(folder, os.W_OK):
+            return {} if folder == usual else {"_temp_dir": f"{folder}/ray"}
+    raise InputError(
+        f"Ray does not start on this machine: its sockets need a temporary folder that can be written and "
+        f"has a path of at most {_LONGEST_FOLDER} bytes, and {usual} is none: set RAY_TMPDIR to one"
+    )
+
+
+def _local_needs() -> str:
+    home = os.path.expanduser("~")
+    if os.path.isdir(home) and os.access(home, os.W_OK):
+        return ""
+    return f"it keeps a token in HOME, and {home} cannot be written: set HOME to a folder that can"

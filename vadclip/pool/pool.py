@@ -31,14 +31,13 @@ from ray.exceptions import (
     RuntimeEnvSetupError,
 )
 
+from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
 from vadclip.pool.actor import POLL_SECONDS, Member, Shipped, StalledError, actor_class
 from vadclip.pool.cluster import Cluster
 from vadclip.pool.jobs import Job, Jobs
 from vadclip.pool.node_files import chunks_of
-from vadclip.pool.work import Outcome, PoolOptions, R, T, Worker
-
-__all__ = ["Outcome", "Pool", "PoolOptions"]
+from vadclip.pool.work import Outcome, R, T, Worker
 
 _MAX_DEATHS_AT_START = 3
 _MAX_LOSSES = 5
@@ -62,12 +61,12 @@ class Pool(Generic[T, R]):
     def __init__(
         self,
         make_worker: Callable[[Mapping[str, str]], Worker[T, R]],
-        options: PoolOptions,
+        execution: ExecutionParams,
         files: Sequence[str] = (),
         result_bytes: int = 0,
     ) -> None:
-        self._make_worker, self._options, self._files = make_worker, options, files
-        self._cluster = Cluster(options, result_bytes)
+        self._make_worker, self._execution, self._files = make_worker, execution, files
+        self._cluster = Cluster(execution, result_bytes)
         self._members: list[Member[T]] = []
         self._fallen: list[_Fallen[T]] = []
         self._jobs: Jobs[T] = Jobs([])
@@ -77,7 +76,7 @@ class Pool(Generic[T, R]):
     def __enter__(self) -> "Pool[T, R]":
         self._cluster.__enter__()
         try:
-            if self._cluster.room < (self._options.actors or 1):
+            if self._cluster.room < (self._execution.actors or 1):
                 raise InputError(f"the workers do not fit; {self._cluster.situation()}")
             self._shipped = {} if self._cluster.local else {path: _ship(path) for path in self._files}
         except BaseException:
@@ -113,7 +112,7 @@ class Pool(Generic[T, R]):
         """
         self._jobs, self._fallen = Jobs(tasks), []
         self._room_at = time.monotonic()
-        self._cluster.ask_for(min(len(self._jobs), self._options.actors or len(self._jobs)))
+        self._cluster.ask_for(min(len(self._jobs), self._execution.actors or len(self._jobs)))
         while True:
             self._jobs.drop_until(wanted)
             if not self._jobs and not self._fallen and not any(member.job for member in self._members):
@@ -124,32 +123,29 @@ class Pool(Generic[T, R]):
             self._mind_waiting(tell)
             ended = self._wait()
             for member in list(self._members):
-                job, outcome = member.job, None
-                try:
-                    if member.ref is not None and member.ref in ended:
-                        amount, result = member.take()
-                        progress(amount)
-                        if member.started:
-                            self._deaths_at_start = 0
-                        outcome = Outcome(job.task, result, None) if job is not None else None
-                    else:
-                        progress(member.poll())
-                        member.check_alive()
-                except RayTaskError as error:
-                    _raise_if_final(error, self._cluster.name(member.node or ""), starting=job is None)
-                    assert job is not None
-                    member.job = None
-                    progress(-member.amount)
-                    tell(str(error))
-                    reason = f"{type(error.cause).__name__}: {error.cause}".splitlines()[0]
-                    yield from self._blame(job, reason, split)
-                except (RayError, StalledError) as error:
+                event = member.look(ended=member.ref is not None and member.ref in ended)
+                progress(event.amount)
+                if event.kind == "done":
+                    if member.started:
+                        self._deaths_at_start = 0
+                    if event.job is not None:
+                        yield Outcome(event.job.task, event.result, None)
+                elif event.kind == "raised":
+                    assert isinstance(event.error, RayTaskError)
+                    _raise_if_final(
+                        event.error, self._cluster.name(member.node or ""), starting=event.job is None
+                    )
+                    assert event.job is not None
+                    tell(str(event.error))
+                    reason = f"{type(event.error.cause).__name__}: {event.error.cause}".splitlines()[0]
+                    yield from self._blame(event.job, reason, split)
+                elif event.kind == "died":
+                    assert event.error is not None
                     self._members.remove(member)
                     ray.kill(member.actor)
-                    progress(-member.amount if job is not None else 0.0)
-                    self._fallen.append(_Fallen(member, _reason(error), _preempted(error), time.monotonic()))
-                if outcome is not None:
-                    yield outcome
+                    self._fallen.append(
+                        _Fallen(member, _reason(event.error), _preempted(event.error), time.monotonic())
+                    )
             while self._fallen and time.monotonic() - self._fallen[0].when > _VERDICT_SECONDS:
                 yield from self._judge(self._fallen.pop(0), split, tell)
 
@@ -159,10 +155,10 @@ class Pool(Generic[T, R]):
             if self._jobs and member.idle:
                 member.give(self._jobs.take())
         starting = sum(not member.started for member in self._members)
-        limit = min(self._options.actors or self._cluster.room, self._cluster.room)
+        limit = min(self._execution.actors or self._cluster.room, self._cluster.room)
         for _ in range(min(limit - len(self._members), len(self._jobs) - starting)):
-            actor = actor_class(self._options).remote()
-            self._members.append(Member(actor, self._start, self._options))
+            actor = actor_class(self._execution).remote()
+            self._members.append(Member(actor, self._start, self._execution))
 
     def _start(self, actor: Any) -> Any:
         return actor.start.remote(self._make_worker, self._shipped)
@@ -219,7 +215,7 @@ class Pool(Generic[T, R]):
         parts = split(job.task)
         if len(parts) > 1:  # any of them may be guilty: each is tried alone, with a clean record
             self._jobs.put_first([Job(part) for part in parts])
-        elif job.attempts + 1 < self._options.max_attempts:
+        elif job.attempts + 1 < self._execution.max_attempts:
             self._jobs.put_last(Job(job.task, job.attempts + 1, job.losses))
         else:
             yield Outcome(job.task, None, f"{reason} (at each of {job.attempts + 1} attempts)")
