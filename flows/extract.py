@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from flows import run_stage
+from vadclip.checkout import CACHE, shared_cache
 from vadclip.clip.identity import identify_clip
 from vadclip.config import load_params
 from vadclip.extract.fill import fill_store
@@ -16,14 +17,13 @@ from vadclip.files import write_text_atomic
 from vadclip.manifest import ManifestFile, dataset_root
 
 MANIFEST, FEATURES, METRICS = Path("manifest.parquet"), Path("features"), Path("extract_metrics.json")
-CACHE = Path(".cache")
 
 
 def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
     manifest = ManifestFile(MANIFEST)
-    clip = identify_clip(params.clip, CACHE)
+    clip = identify_clip(params.clip, shared_cache())
     if manifest.source == "videos":
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:

@@ -3,20 +3,25 @@
 from pathlib import Path
 
 from flows import run_stage
+from vadclip.checkout import shared_cache
 from vadclip.config import load_params
 from vadclip.ingest.inputs import named_files, write_inputs
 from vadclip.ingest.rows import describe, ingest
 from vadclip.manifest import write_manifest
 
 MANIFEST, INPUTS = Path("manifest.parquet"), Path("inputs.json")
-PROBE_CACHE = Path(".cache/probe.parquet")
 
 
 def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
     write_inputs(named_files(params.clip, params.train), INPUTS)
-    ingested = ingest(params.dataset, params.ingest, probe_cache=PROBE_CACHE, execution=params.execution)
+    ingested = ingest(
+        params.dataset,
+        params.ingest,
+        probe_cache=shared_cache() / "probe.parquet",
+        execution=params.execution,
+    )
     write_manifest(ingested.manifest, MANIFEST)
     for line in (*ingested.notes, *describe(ingested.manifest)):
         print(f"ingest: {line}")

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from flows import run_stage
+from vadclip.checkout import given_path, shared_cache
 from vadclip.clip.frozen import load_clip
 from vadclip.config import flatten, load_params
 from vadclip.features.reader import FeatureReader
@@ -22,7 +23,7 @@ from vadclip.train.task import make_task
 from vadclip.train.validation import normal_peaks
 
 MANIFEST, FEATURES, MODEL = Path("manifest.parquet"), Path("features"), Path("model")
-EXTRACT_METRICS, UNFINISHED = Path("extract_metrics.json"), Path(".cache/train")
+EXTRACT_METRICS = Path("extract_metrics.json")
 LOGGED_SECTIONS = {"dataset", "clip", "ingest", "extract", "model", "train"}
 
 
@@ -35,21 +36,24 @@ def main() -> None:
     device = torch.device(params.execution.device)
     clip = load_clip(params.clip, device=params.execution.device)
     task = make_task(params, manifest, features, clip)
-    resume = ResumeFolder(UNFINISHED / resume_key(task.facts()))
-    with tracking.training_run(
-        name=f"{manifest.dataset}-{task.settings_name()}",
-        params=flatten(params.model_dump(include=LOGGED_SECTIONS)),
-        tags={
-            "dataset_fingerprint": sha256_file(MANIFEST),
-            "feature_fingerprint": features.fingerprint,
-            "device": params.execution.device,
-            "test-selected": str(task.test_selected).lower(),
-        },
-        tracking=params.tracking,
-        identity_file=resume.folder / "run.json",
-    ) as run:
+    resume = ResumeFolder(shared_cache() / "train" / resume_key(task.facts()))
+    with (
+        resume.held(),
+        tracking.training_run(
+            name=f"{manifest.dataset}-{task.settings_name()}",
+            params=flatten(params.model_dump(include=LOGGED_SECTIONS)),
+            tags={
+                "dataset_fingerprint": sha256_file(MANIFEST),
+                "feature_fingerprint": features.fingerprint,
+                "device": params.execution.device,
+                "test-selected": str(task.test_selected).lower(),
+            },
+            tracking=params.tracking,
+            identity_file=resume.folder / "run.json",
+        ) as run,
+    ):
         if params.train.checkpoint is not None:
-            model, notes = import_into(MODEL, Path(params.train.checkpoint), task, params.clip)
+            model, notes = import_into(MODEL, given_path(params.train.checkpoint), task, params.clip)
             model, history, summary = model.to(device), History(), {}
             for note in notes:
                 print(f"train: {note}")

@@ -19,7 +19,7 @@ DEFAULTS = yaml.safe_load((PROJECT / "params.yaml").read_text())
 
 # Modules that change no result: how it ends, what it prints, where it is logged. Params cover config.
 NEUTRAL = {
-    *("vadclip", "vadclip.errors", "vadclip.files", "vadclip.progress", "vadclip.config", "vadclip.scratch"),
+    *("vadclip", "vadclip.errors", "vadclip.files", "vadclip.progress", "vadclip.config", "vadclip.checkout"),
     *("flows", "flows._environment", "flows._stage"),
 }
 LOGGING = "vadclip.tracking"

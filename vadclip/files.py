@@ -94,11 +94,14 @@ def _taken(lock: Path, wait: bool) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            holder = _holder(handle)
+            who, process = _holder(handle)
             if not wait:
                 os.close(handle)
-                raise InputError(holder) from None
-            print(holder, file=sys.stderr, flush=True)
+                raise InputError(
+                    f"{who}: wait for it, or stop it with `kill {process}` (nothing done is lost); "
+                    "then run the same command again"
+                ) from None
+            print(f"waiting: {who}", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         # Whoever held the lock may have removed the file with its folder; a new one is another lock.
         if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
@@ -106,10 +109,7 @@ def _taken(lock: Path, wait: bool) -> int:
         os.close(handle)
 
 
-def _holder(handle: int) -> str:
+def _holder(handle: int) -> tuple[str, str]:
     what, process, host = [*os.pread(handle, 1000, 0).decode().splitlines(), "", "", ""][:3]
     place = "" if host == socket.gethostname() else f" on {host}"
-    return (
-        f"{what or 'another'} is at work here as process {process}{place}: wait for it, or stop it with "
-        f"`kill {process}` (nothing done is lost); then run the same command again"
-    )
+    return f"{what} is at work here as process {process}{place}", process

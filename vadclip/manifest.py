@@ -17,6 +17,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vadclip.checkout import given_path, main_checkout
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.files import safe_name, write_bytes_if_changed
@@ -155,8 +156,8 @@ def dataset_root(params: DatasetParams) -> str:
     A table without `dataset.root` means its own folder; the sample's videos lie under the project's folder.
     """
     if params.root is not None:
-        return params.root if is_remote(params.root) else str(Path(params.root).expanduser().absolute())
-    folder = Path(params.table).expanduser().parent if params.table is not None else Path()
+        return params.root if is_remote(params.root) else str(given_path(params.root).absolute())
+    folder = given_path(params.table).parent if params.table is not None else main_checkout()
     return str(folder.absolute())
 
 

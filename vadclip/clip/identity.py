@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vadclip.config import ClipParams
 from vadclip.features.provenance import ClipIdentity
-from vadclip.files import sha256_file, write_text_atomic
+from vadclip.files import held_alone, sha256_file, write_text_atomic
 
 _CODE = ("frozen.py", "weights.py")
 
@@ -21,22 +21,23 @@ _CODE = ("frozen.py", "weights.py")
 def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
     """Return the identity of the CLIP that `params` name; raises InputError as `clip.load_clip` does."""
     remembered = cache / "clip" / f"{_key(params)}.json"
-    try:
-        return ClipIdentity(**json.loads(remembered.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        pass
-    from vadclip.clip.frozen import load_clip
+    with held_alone(remembered.with_suffix(".lock"), "looking into the CLIP", wait=True):
+        try:
+            return ClipIdentity(**json.loads(remembered.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            pass
+        from vadclip.clip.frozen import load_clip
 
-    clip = load_clip(params, device="cpu")
-    identity = ClipIdentity(
-        name=clip.name,
-        fingerprint=clip.fingerprint,
-        quick_gelu=clip.quick_gelu,
-        image_size=clip.image_size,
-        embed_dim=clip.embed_dim,
-    )
-    write_text_atomic(remembered, json.dumps(asdict(identity), indent=2) + "\n")
-    return identity
+        clip = load_clip(params, device="cpu")
+        identity = ClipIdentity(
+            name=clip.name,
+            fingerprint=clip.fingerprint,
+            quick_gelu=clip.quick_gelu,
+            image_size=clip.image_size,
+            embed_dim=clip.embed_dim,
+        )
+        write_text_atomic(remembered, json.dumps(asdict(identity), indent=2) + "\n")
+        return identity
 
 
 def _key(params: ClipParams) -> str:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from vadclip.checkout import given_path
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.files import safe_name
@@ -42,7 +43,7 @@ def parse_file(params: DatasetParams, name: str, parse: Callable[[str], Parsed])
     Raises InputError if the file cannot be read, or naming every line that `parse` refuses with a ValueError.
     """
     assert params.annotations is not None  # DatasetParams makes sure
-    path = Path(params.annotations) / name
+    path = given_path(params.annotations) / name
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:

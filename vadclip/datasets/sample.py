@@ -7,6 +7,7 @@ from pathlib import Path
 from vadclip.config import DatasetParams
 from vadclip.datasets.official_lists import own_classes
 from vadclip.datasets.raw import RawDataset, RawVideo
+from vadclip.files import held_alone
 from vadclip.manifest import Segment, dataset_root
 from vadclip.progress import track
 from vadclip.sample.render import render_video
@@ -52,6 +53,13 @@ def ensure_rendered(root: Path, plans: tuple[VideoPlan, ...] | None = None) -> i
     missing = [plan for plan in wanted if not (root / _file_name(plan)).is_file()]
     if not missing:
         return 0
+    with held_alone(root / ".lock", "rendering the sample", wait=True):
+        missing = [plan for plan in missing if not (root / _file_name(plan)).is_file()]
+        _render(missing, root)
+    return len(missing)
+
+
+def _render(missing: list[VideoPlan], root: Path) -> None:
     pool = drawing_pool(len(missing))
     try:
         with track(sum(plan.num_frames for plan in missing), "render sample videos", "frames") as bar:
@@ -65,7 +73,6 @@ def ensure_rendered(root: Path, plans: tuple[VideoPlan, ...] | None = None) -> i
                 bar.advance(rendering[done].num_frames)
     finally:
         pool.shutdown(cancel_futures=True)
-    return len(missing)
 
 
 def _file_name(plan: VideoPlan) -> str:

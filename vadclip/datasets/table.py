@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from vadclip.checkout import given_path
 from vadclip.config import DatasetParams
 from vadclip.datasets.raw import RawDataset, RawVideo
 from vadclip.errors import InputError
@@ -49,7 +50,7 @@ def load(params: DatasetParams) -> RawDataset:
     wrong are described in the result's `problems`, every one.
     """
     assert params.table is not None  # DatasetParams makes sure
-    path = Path(params.table).expanduser()
+    path = given_path(params.table)
     rows = list(_read_rows(path))
     if not rows:
         raise InputError(f"{path}: the table has no rows")

@@ -7,6 +7,7 @@ what the files hold, and the stages that read them depend on it.
 import json
 from pathlib import Path
 
+from vadclip.checkout import given_path
 from vadclip.config import ClipParams, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_bytes_if_changed
@@ -34,7 +35,7 @@ def write_inputs(files: dict[str, str], path: Path) -> bool:
     entries = {}
     for key, name in sorted(files.items()):
         try:
-            entries[key] = {"path": name, "sha256": sha256_file(Path(name))}
+            entries[key] = {"path": name, "sha256": sha256_file(given_path(name))}
         except FileNotFoundError:
             raise InputError(f"{key} is {name!r}: no such file") from None
         except OSError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vadclip.files import atomic_path
+from vadclip.files import atomic_path, held_alone
 
 PROBE_VERSION = "2"  # raise when `video.probe` counts or refuses otherwise: older memories are then forgotten
 
@@ -78,6 +78,10 @@ class ProbeCache:
         """Write new findings, beside what another ingest may have written meanwhile."""
         if not self._fresh:
             return
+        with held_alone(self._file.with_suffix(".lock"), "noting what files hold", wait=True):
+            self._write()
+
+    def _write(self) -> None:
         self._entries = {**self._entries, **_read(self._file), **self._fresh}
         self._fresh = {}
         rows = [

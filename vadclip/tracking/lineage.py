@@ -1,15 +1,9 @@
 """Which code and data a result came from: git's commit and the data version that DVC recorded."""
 
-import os
 import subprocess
 from pathlib import Path
 
 import yaml
-
-
-def project_root() -> Path:
-    """Return the project's folder; under `dvc exp run --temp` the real one, not the temporary copy."""
-    return Path(os.environ.get("DVC_ROOT") or Path.cwd()).absolute()
 
 
 def lineage_tags(features: str = "features") -> dict[str, str]:

@@ -38,9 +38,10 @@ from mlflow.entities import Metric, Param, Run  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
 from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: E402
 
+from vadclip.checkout import main_checkout  # noqa: E402
 from vadclip.config import TrackingParams  # noqa: E402
 from vadclip.tracking.identity import RunIdentity  # noqa: E402
-from vadclip.tracking.lineage import lineage_tags, project_root  # noqa: E402
+from vadclip.tracking.lineage import lineage_tags  # noqa: E402
 from vadclip.tracking.logger import LAST_EPOCH, LAST_STEP, LoggedRecord, TrainingRun  # noqa: E402
 from vadclip.tracking.mirroring import Forgiving, say, within  # noqa: E402
 
@@ -119,7 +120,7 @@ class _Store:
             self._experiment_id: str = found.experiment_id
         else:
             # Servers know where their artifacts belong; for a database it is a folder in the project.
-            place = None if _is_server(uri) else (project_root() / "mlartifacts").as_uri()
+            place = None if _is_server(uri) else (main_checkout() / "mlartifacts").as_uri()
             self._experiment_id = self._client.create_experiment(experiment, artifact_location=place)
 
     def begin(
@@ -281,7 +282,9 @@ def _open(tracking: TrackingParams) -> _Store | None:
     """Return the store, or None after a line that says why there is none."""
     for logger in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{project_root() / 'mlflow.db'}"
+    uri = (
+        os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
+    )
     place = urlsplit(uri)
     shown = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"  # never a password
     with Forgiving(f"{shown} is not usable, nothing is logged there"):

@@ -9,6 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vadclip.files import atomic_path
+from vadclip.files import atomic_path, held_alone
 
 VERSION = 1  # raise it whenever what is saved or how training goes on from it changes
 
@@ -38,6 +39,10 @@ class ResumeFolder:
     @property
     def _file(self) -> Path:
         return self.folder / "state.safetensors"
+
+    def held(self) -> AbstractContextManager[None]:
+        """Keep the folder to this process; InputError if another one trains the same."""
+        return held_alone(self.folder / "lock", "the same training")
 
     def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Replace the saved state; `facts` are plain JSON types (floats come back exactly)."""
