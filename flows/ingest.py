@@ -5,9 +5,10 @@ from pathlib import Path
 from flows import run_stage
 from vadclip.checkout import shared_cache
 from vadclip.config import load_params
+from vadclip.ingest.checks import check_plan
 from vadclip.ingest.inputs import named_files, write_inputs
 from vadclip.ingest.rows import describe, ingest
-from vadclip.manifest import write_manifest
+from vadclip.manifest import dataset_root, write_manifest
 
 MANIFEST, INPUTS = Path("manifest.parquet"), Path("inputs.json")
 
@@ -23,7 +24,9 @@ def main() -> None:
         execution=params.execution,
     )
     write_manifest(ingested.manifest, MANIFEST)
-    for line in (*ingested.notes, *describe(ingested.manifest)):
+    for line in (*ingested.notes, *describe(ingested.manifest, dataset_root(params.dataset))):
+        print(f"ingest: {line}")
+    for line in check_plan(params, ingested.manifest, shared_cache()):
         print(f"ingest: {line}")
 
 

@@ -43,7 +43,11 @@ def test_a_table_with_everything(tmp_path):
     assert tuesday.segments == (Segment(240, 410, "Fighting"), Segment(300, 380, "Shooting"))
     assert (remote.video_id, remote.split, remote.source_id) == ("b__c__x", "val", "gate")
     assert remote.segments == (Segment(5, 9, "Fighting"),)
-    assert raw.notes == (f"{tmp_path / 'videos.csv'}: segments of 1 train and val videos are not used",)
+    assert raw.notes == (
+        "label 'Normal' occurs once: row 2 (gate/mon.day.mp4)",
+        "label 'Shooting' occurs once: row 3 (yard, north/tue.mp4)",
+        f"{tmp_path / 'videos.csv'}: segments of 1 train and val videos are not used",
+    )
 
 
 def test_without_a_split_column_every_video_is_train(tmp_path):
@@ -121,8 +125,8 @@ def test_every_bad_row_is_named(tmp_path):
     ("content", "message"),
     [
         (
-            "path;label\na;b\n",
-            r"the first line is 'path;label'; expected the columns path,label and optionally",
+            "path:label\na:b\n",
+            r"the first line is 'path:label'; expected the columns path,label and optionally",
         ),
         ("path,label,segment\n", r"the first line is 'path,label,segment'"),
         ("path,label,path\n", r"the first line is 'path,label,path'"),
@@ -143,3 +147,47 @@ def test_a_missing_table_and_a_missing_root(tmp_path):
         load_dataset(_table(tmp_path, "", table=str(tmp_path / "no.csv")))
     with pytest.raises(InputError, match=r"dataset\.root .*nowhere: no such folder"):
         _rows(tmp_path, "path,label\na.mp4,Normal\nb.mp4,Fire\n", root=str(tmp_path / "nowhere"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\ufeffpath;label;split;segments\r\na.mp4;Fire;test;\r\nsub/b.mp4;Normal;train;\r\n",
+        'sep=;\r\npath;label;split;segments\r\na.mp4;Fire;test;"5-9;20-30"\r\nsub/b.mp4;Normal;train;\r\n',
+        "path\tlabel\tsplit\na.mp4\tFire\ttest\nsub/b.mp4\tNormal\ttrain\n",
+        "Path,Label,SPLIT\na.mp4,Fire,test\nsub/b.mp4,Normal,train\n",
+        "path,label,split,,,\na.mp4,Fire,test,,,\nsub/b.mp4,Normal,train,,,\n",
+        "path,label,split\na.mp4 ,Fire,test\n  sub/b.mp4,Normal,train\n",
+        "path,label,split\na.mp4,Fire,test\nsub\\b.mp4 ,Normal,train\n",
+    ],
+)
+def test_tables_as_spreadsheets_write_them_are_taken_as_meant(text: str, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name in ("a.mp4", "sub/b.mp4"):
+        (tmp_path / name).touch()
+    raw = _rows(tmp_path, text)
+    assert not raw.problems
+    assert [(v.uri, v.video_id, v.labels, v.split) for v in raw.videos] == [
+        ("a.mp4", "a", ("Fire",), "test"),
+        ("sub/b.mp4", "sub__b", ("Normal",), "train"),
+    ]
+    assert raw.videos[0].segments == (
+        (Segment(5, 9, "Fire"), Segment(20, 30, "Fire")) if "5-9" in text else ()
+    )
+
+
+def test_a_name_that_exists_as_it_stands_is_taken_as_it_stands(tmp_path: Path) -> None:
+    for name in ("a.mp4 ", "a.mp4", "x\\y.mp4"):
+        (tmp_path / name).touch()
+    raw = _rows(tmp_path, "path,label\na.mp4 ,Normal\na.mp4,Normal\nx\\y.mp4,Fire\n")
+    assert [video.uri for video in raw.videos] == ["a.mp4 ", "a.mp4", "x\\y.mp4"]
+
+
+def test_labels_that_look_like_mistakes_are_named_with_their_rows(tmp_path: Path) -> None:
+    rows = ["a,Normal,train", "b,Normal,train", "c,Fighting,train", "d,Fighting,test", "e,Fihgting,train"]
+    rows += ["f,Arson,test", "g,Arson,test", "h,Abuse,train"]
+    assert _rows(tmp_path, "\n".join(["path,label,split", *rows])).notes == (
+        "label 'Fihgting' is one edit away from 'Fighting': is it meant? row 6 (e)",
+        "label 'Arson' occurs in test only, so no training video shows it: row 7 (f), row 8 (g)",
+        "label 'Abuse' occurs once: row 9 (h)",
+    )

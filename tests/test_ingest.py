@@ -15,10 +15,12 @@ import pytest
 import yaml
 from conftest import PROJECT
 from ingest_helpers import ROWS, make_corpus, table_params
+from video_helpers import write_video
 
-from vadclip.config import IngestParams
+from vadclip.config import IngestParams, load_params
 from vadclip.errors import InputError
 from vadclip.files import sha256_file
+from vadclip.ingest.checks import check_plan
 from vadclip.ingest.rows import describe, ingest
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Segment, Video, read_manifest, write_manifest
@@ -58,7 +60,8 @@ def test_a_bad_file_is_a_row_that_says_why(corpus, tmp_path):
     assert videos["long"].frame_spans == ((4, 48),)
     assert videos["long"].segments == (Segment(4, 20, "Fire"), Segment(18, 49, "Fire"))
 
-    lines = describe(manifest)
+    lines = describe(manifest, str(corpus))
+    assert f"missing cannot be used: there is no such file: {corpus}/missing.mp4" in lines
     assert "text cannot be used: FFmpeg" in " ".join(lines)
     assert lines[-1] == (
         "7 videos of 7 sources: train 4, val 0 (0.0% of both), test 3; Normal 3/0/1, Fire 1/0/2; "
@@ -139,6 +142,81 @@ def test_a_root_behind_an_address_gives_the_same_rows(corpus, tmp_path):
     assert ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest == local
 
 
+def test_equal_content_that_trains_and_tests_or_has_two_labels_names_both(corpus, tmp_path):
+    for name in ("copy1.mp4", "copy2.mp4", "copy3.mp4"):
+        shutil.copyfile(corpus / "long.mp4", tmp_path / name)
+    rows = ["copy1.mp4,Normal,train,", "copy2.mp4,Normal,test,", "copy3.mp4,Fire,train,"]
+    with pytest.raises(InputError) as error:
+        ingest(table_params(tmp_path, rows, tmp_path), SPLIT, probe_cache=_cache(corpus))
+    assert str(error.value) == (
+        "2 bad rows: row 3 (copy2.mp4): its file is the same as that of row 2 (copy1.mp4), and one is in "
+        "train, the other in test: remove one; row 4 (copy3.mp4): its file is the same as that of row 2 "
+        "(copy1.mp4), and one is labelled Normal and the other Fire: remove one"
+    )
+
+
+def test_a_root_under_which_little_is_there_is_wrong(corpus, tmp_path):
+    rows = ["long.mp4,Fire,train,", "no.mp4,Normal,train,", "none.mp4,Normal,train,"]
+    with pytest.raises(InputError, match=rf"{corpus}: 2 of the 3 files .* not there, {corpus}/no.mp4 for"):
+        ingest(table_params(corpus, rows, tmp_path), SPLIT, probe_cache=_cache(corpus))
+
+
+def _plan(train: dict, counts: dict[str, tuple[int, int]], crops: int = 1, tmp: Path | None = None):
+    """Check params against so many normal and anomalous usable videos in each split."""
+    params = load_params(PROJECT / "params.yaml")
+    params = params.model_copy(
+        update={
+            "train": params.train.model_copy(update={"batch_size": 4, **train}),
+            "extract": params.extract.model_copy(update={"train_crops": crops}),
+        }
+    )
+    videos = [
+        Video(
+            video_id=f"{split}{label}{number}", uri="x", split=split, source_id="s", labels=(label,),
+            segments=(), frame_spans=(), num_frames=32, fps=25, width=1, height=1, bytes=1,
+            content_hash="1", probe_error=None,
+        )
+        for split, kinds in counts.items()
+        for label, count in zip(("Normal", "Fire"), kinds, strict=True)
+        for number in range(count)
+    ]  # fmt: skip
+    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
+    videos.sort(key=lambda video: video.video_id)
+    return check_plan(params, Manifest("table", "videos", classes, tuple(videos)), tmp or Path("nowhere"))
+
+
+def test_what_would_stop_training_is_said_at_once_and_together():
+    enough = {"train": (4, 4), "val": (1, 1), "test": (1, 1)}
+    assert _plan({}, enough) == []
+    assert _plan({}, {**enough, "test": (0, 0)}) == [
+        "no usable test video: the evaluate stage will have no figures"
+    ]
+    with pytest.raises(InputError) as error:
+        _plan({}, {"train": (4, 3), "val": (2, 0)})
+    assert str(error.value) == (
+        "2 reasons: train.batch_size is 4 and there are 3 rows of anomalous training videos (a row is a crop "
+        "of a video; 3 videos, extract.train_crops 1): set train.batch_size to 3 or less, or "
+        "train.batch_scheme: single; train.selection validation needs normal and anomalous val videos, "
+        "and there is only normal videos: raise ingest.val_fraction, add videos, or set train.selection: last"
+    )
+    assert _plan({"batch_size": 15}, {**enough, "train": (3, 3)}, crops=5) == []
+    assert _plan({"batch_scheme": "single"}, {**enough, "train": (1, 1)}) == []
+    with pytest.raises(InputError, match="there is no usable anomalous training video, and training needs"):
+        _plan({"selection": "last"}, {**enough, "train": (9, 0)})
+    with pytest.raises(InputError, match="official needs normal and anomalous test videos, and there is no "):
+        _plan({"selection": "official"}, {"train": (4, 4)})
+
+
+def test_a_checkpoint_is_looked_into_once(tmp_path, monkeypatch):
+    path = tmp_path / "model.pth"
+    path.touch()
+    train = {"checkpoint": str(path), "selection": "last"}
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"cannot work: checkpoint .*model\.pth: the file is empty"):
+            _plan(train, {"test": (1, 1)}, tmp=tmp_path)
+        monkeypatch.setattr("vadclip.model.checkpoints.read_checkpoint", lambda path: pytest.fail("again"))
+
+
 def test_the_user_is_told_what_to_look_into():
     base = Video(
         video_id="a", uri="a.mp4", split="train", source_id="film", labels=("Normal",), segments=(),
@@ -149,11 +227,11 @@ def test_the_user_is_told_what_to_look_into():
     # Two empty files are no copies of a video.
     videos += [replace(empty, video_id=f"e{i:02d}", split="test" if i else "train") for i in range(22)]
     classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
-    lines = describe(Manifest(dataset="table", source="videos", classes=classes, videos=tuple(videos)))
+    lines = describe(Manifest("table", "videos", classes, tuple(videos)), "/videos")
     assert lines[0] == "e00 cannot be used: the file is empty"
     assert lines[20:] == [
         "... and 2 more that cannot be used",
-        "1 sources stand in both train and test: the test figures may flatter",
+        "1 sources (column group) stand in both train and test, film for one: the test figures may flatter",
         "1 test videos are byte for byte in train too, b for one",
         "25 videos of 1 sources: train 2, val 1 (33.3% of both), test 22; Normal 2/1/22, Fire 0/0/0; "
         "22 failed, 0 too short",
@@ -169,8 +247,10 @@ def project(corpus, tmp_path):
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
     params["clip"].update(model="ViT-B-16-quickgelu", pretrained="openai", quick_gelu=None)
     params["dataset"].update(name="table", root=str(corpus), table="videos.csv")
+    params["train"].update(batch_size=1, selection="last")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
-    table_params(corpus, ROWS, tmp_path)
+    write_video(tmp_path / "fire.mp4", 20)
+    table_params(corpus, [*ROWS, f"{tmp_path}/fire.mp4,Fire,train,"], tmp_path)
     return tmp_path
 
 
@@ -186,8 +266,8 @@ def test_the_stage_writes_both_files_and_ends_with_the_counts(project):
     process = _stage(project)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
-    assert out.splitlines()[-1].startswith("ingest: 7 videos of 7 sources: train 4, val 0")
-    assert len(read_manifest(project / "manifest.parquet").videos) == 7
+    assert out.splitlines()[-1].startswith("ingest: 8 videos of 8 sources: train 5, val 0")
+    assert len(read_manifest(project / "manifest.parquet").videos) == 8
     assert json.loads((project / "inputs.json").read_text()) == {}
     assert (project / ".cache" / "probe.parquet").is_file()
 

@@ -118,5 +118,5 @@ def test_official_test_sets_at_their_true_lengths(name, code, test_crop, counts,
     frames = sum(end - start for video in test for start, end in video.frame_spans)
     # What is lost against 84,189 and 538,324 lies behind the last whole snippet of a video.
     assert frames == {"ucf": 84_160, "xd": 537_805}[code]
-    line = describe(manifest)[-1]
+    line = describe(manifest, "/videos")[-1]
     assert f"train {counts[0]:,}, val 0 (0.0% of both), test {counts[1]:,}" in line

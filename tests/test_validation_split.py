@@ -13,8 +13,8 @@ def _video(
 ) -> Video:
     return Video(
         video_id=video_id, uri=video_id, split=split, source_id=source or video_id, labels=labels,
-        segments=(), frame_spans=(), num_frames=frames, fps=25, width=1, height=1, bytes=1, content_hash="",
-        probe_error=None,
+        segments=(), frame_spans=(), num_frames=frames, fps=25, width=1, height=1, bytes=1,
+        content_hash=f"of {video_id}", probe_error=None,
     )  # fmt: skip
 
 

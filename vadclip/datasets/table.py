@@ -12,6 +12,10 @@
     path,label,split,segments
     gate/monday.mp4,Normal,train,
     gate/tuesday.mp4,Fighting|Shooting,test,240-410:Fighting;300-380:Shooting
+
+Spreadsheets write tables in other ways, which are taken where the meaning is certain: semicolons or tabs
+between cells, names of columns in other letters, empty cells at the end of lines, spaces around a path and
+backslashes in it where no file has the name as it stands.
 """
 
 import csv
@@ -22,7 +26,7 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +44,8 @@ OPTIONAL_COLUMNS = ("split", "segments", "group")
 _SEGMENT = re.compile(r"(?P<start>\d{1,12})\s*-\s*(?P<end>\d{1,12})(?:\s*:\s*(?P<label>\S.*))?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAX_BYTES = 128 * 2**20
+_SEPARATORS = (",", ";", "\t")
+_NAMED_ROWS, _SHORT_LABEL = 5, 4
 _SHOWN = 80  # characters of a cell in a message
 
 
@@ -70,7 +76,9 @@ def load(params: DatasetParams) -> RawDataset:
         if wrong:
             problems[row.origin] = ", ".join(wrong)
     ids = video_ids(row.uri for row in parsed if row.uri)
-    ignored = sum(row.split != "test" and bool(row.segments) for row in parsed)
+    notes = _label_notes(parsed)
+    if ignored := sum(row.split != "test" and bool(row.segments) for row in parsed):
+        notes.append(f"{path}: segments of {ignored} train and val videos are not used")
     return RawDataset(
         name=params.name,
         classes=classes,
@@ -88,7 +96,7 @@ def load(params: DatasetParams) -> RawDataset:
             if row.uri and first_rows[row.uri] == row.origin
         ),
         problems=problems,
-        notes=(f"{path}: segments of {ignored} train and val videos are not used",) if ignored else (),
+        notes=tuple(notes),
     )
 
 
@@ -143,21 +151,43 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
         raise InputError(f"dataset.table {path}: byte {error.start} is not UTF-8; save it as UTF-8") from None
     except OSError as error:
         raise InputError(f"dataset.table {path} cannot be read: {error.strerror}") from None
-    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    first, _, rest = text.partition("\n")
+    skipped = re.fullmatch(r"sep=[;,\t]\r?", first) is not None  # Excel's own note
+    text, first = (rest, rest.partition("\n")[0]) if skipped else (text, first)
+    separator = max(_SEPARATORS, key=first.count)
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip().lower() for name in _without_empty_end(next(reader, []))]
         known = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
         if len(set(header)) != len(header) or not set(REQUIRED_COLUMNS) <= set(header) <= set(known):
             raise InputError(
-                f"dataset.table {path}: the first line is {','.join(header)[:200]!r}; expected the columns "
+                f"dataset.table {path}: the first line is {first.strip()[:200]!r}; expected the columns "
                 f"{','.join(REQUIRED_COLUMNS)} and optionally {','.join(OPTIONAL_COLUMNS)}"
             )
-        for number, cells in enumerate(reader, 2):
+        for number, cells in enumerate(reader, 2 + skipped):
             if any(cell.strip() for cell in cells):
+                cells = _without_empty_end(cells, len(header))
                 padded = cells + [""] * (len(header) - len(cells))
                 yield number, dict(zip(header, padded, strict=False)), len(cells) == len(header)
     except csv.Error as error:
         raise InputError(f"dataset.table {path}, line {reader.line_num}: no CSV: {error}") from None
+
+
+def _without_empty_end(cells: list[str], least: int = 0) -> list[str]:
+    while len(cells) > least and not cells[-1].strip():
+        cells = cells[:-1]
+    return cells
+
+
+def _as_meant(path: str, root: str) -> str:
+    """Return a path as it stands if there is such a file, else without spaces around it and backslashes."""
+    if is_remote(path) or is_remote(root):
+        return path.strip()
+    plain = path.strip()
+    spellings = (path, plain, path.replace("\\", "/"), plain.replace("\\", "/"))
+    return next((each for each in spellings if each and os.path.exists(os.path.join(root, each))), plain)
 
 
 def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
@@ -165,7 +195,7 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
     problems = []
     if not complete:
         problems.append("not as many cells as the first line names")
-    uri = _relative_uri(cells["path"], root)
+    uri = "" if _CONTROL.search(cells["path"]) else _relative_uri(_as_meant(cells["path"], root), root)
     if not uri:
         problems.append("the path is empty or has control characters")
     elif (fault := address_fault(uri)) is not None:
@@ -205,7 +235,7 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
 
 def _relative_uri(path: str, root: str) -> str:
     """Write a path without needless parts, and relative to the root where it lies beneath it."""
-    if not path.strip() or _CONTROL.search(path):
+    if not path:
         return ""
     if is_remote(path) or is_remote(root):
         path = path.removeprefix(root.rstrip("/") + "/") if is_remote(root) else path
@@ -243,3 +273,35 @@ def _label_problems(row: _Row, classes: Classes) -> list[str]:
         if row.segments:
             problems.append(f"segments on a {classes.normal} (normal) video, which has no anomaly")
     return problems
+
+
+def _label_notes(rows: Sequence[_Row]) -> list[str]:
+    """Say of each label that looks like a mistake which rows have it."""
+    by_label: dict[str, list[_Row]] = {}
+    for row in rows:
+        for label in row.labels:
+            by_label.setdefault(label, []).append(row)
+    notes = []
+    for label, having in by_label.items():
+        where = ", ".join(row.origin for row in having[:_NAMED_ROWS])
+        where += f" and {len(having) - _NAMED_ROWS} more" if len(having) > _NAMED_ROWS else ""
+        near = [other for other in by_label if len(by_label[other]) > len(having) and _one_edit(label, other)]
+        if near:
+            notes.append(f"label {label!r} is one edit away from {near[0]!r}: is it meant? {where}")
+        elif len(having) == 1:
+            notes.append(f"label {label!r} occurs once: {where}")
+        elif all(row.split == "test" for row in having):
+            notes.append(f"label {label!r} occurs in test only, so no training video shows it: {where}")
+    return notes
+
+
+def _one_edit(one: str, other: str) -> bool:
+    """Whether one letter more, less, changed or swapped with its neighbour makes one of the other."""
+    one, other = one.casefold(), other.casefold()
+    if min(len(one), len(other)) < _SHORT_LABEL:
+        return one == other
+    while one and other and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while one and other and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    return max(len(one), len(other)) <= 1 or (len(one) == 2 and one == other[::-1])

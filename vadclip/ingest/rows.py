@@ -27,6 +27,7 @@ from vadclip.manifest import (
     frame_spans,
     locate_uri,
 )
+from vadclip.remote import shown
 
 SHOWN_FAILURES = 20
 UNTIMED = (
@@ -63,6 +64,9 @@ def ingest(
     # A table that is wrong already is checked to its end; only files that can add to the error are opened.
     wanted = [video for video in raw.videos if not problems or (video.split == "test" and video.segments)]
     probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache, execution)
+    if raw.name == "table":
+        _check_root(wanted, probes, dataset_root(params))
+        _add(problems, _copies(wanted, probes))
     if not raw.may_overrun:
         _add(problems, _overruns(wanted, probes))
     if problems:
@@ -80,6 +84,45 @@ def ingest(
 def _add(problems: dict[str, str], more: Iterable[tuple[str, str]]) -> None:
     for origin, wrong in more:
         problems[origin] = f"{problems[origin]}, {wrong}" if origin in problems else wrong
+
+
+def _check_root(videos: Sequence[RawVideo], probes: Sequence[Probe], root: str) -> None:
+    """Raise InputError where most files are not there: then the root is wrong, not the files."""
+    missing = [video for video, probe in zip(videos, probes, strict=True) if probe.error == MISSING]
+    if videos and 2 * len(missing) > len(videos):
+        raise InputError(
+            f"dataset.root {root}: {len(missing):,} of the {len(videos):,} files that dataset.table lists "
+            f"are not there, {locate_uri(missing[0].uri, root)} for one: set dataset.root to the folder "
+            "that the table's paths are relative to, or mount its disk"
+        )
+
+
+def _copies(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
+    """Find equal content that trains and tests, or that has two labels."""
+    firsts: dict[str, list[RawVideo]] = {}
+    for video, probe in zip(videos, probes, strict=True):
+        if probe.error is not None:
+            continue
+        for first in firsts.setdefault(probe.content_hash, []):
+            if (first.split == "test") != (video.split == "test"):
+                yield (
+                    video.origin,
+                    (
+                        f"its file is the same as that of {first.origin}, and one is in {first.split}, the "
+                        f"other in {video.split}: remove one"
+                    ),
+                )
+                break
+            if set(first.labels) != set(video.labels):
+                yield (
+                    video.origin,
+                    (
+                        f"its file is the same as that of {first.origin}, and one is labelled "
+                        f"{'|'.join(first.labels)} and the other {'|'.join(video.labels)}: remove one"
+                    ),
+                )
+                break
+        firsts[probe.content_hash].append(video)
 
 
 def _overruns(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
@@ -162,17 +205,20 @@ def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
     )
 
 
-def describe(manifest: Manifest) -> list[str]:
+def describe(manifest: Manifest, root: str) -> list[str]:
     """Tell the user what is in the manifest: first what to look into, then, as the last line, the counts."""
     videos = manifest.videos
     train, val, test = (manifest.split(name) for name in SPLITS)
     failed = [video for video in videos if video.probe_error is not None]
-    lines = [f"{video.video_id} cannot be used: {video.probe_error}" for video in failed[:SHOWN_FAILURES]]
+    lines = [f"{video.video_id} cannot be used: {_said(video, root)}" for video in failed[:SHOWN_FAILURES]]
     if len(failed) > SHOWN_FAILURES:
         lines.append(f"... and {len(failed) - SHOWN_FAILURES} more that cannot be used")
     shared = {video.source_id for video in (*train, *val)} & {video.source_id for video in test}
     if shared:
-        lines.append(f"{len(shared)} sources stand in both train and test: the test figures may flatter")
+        lines.append(
+            f"{len(shared)} sources (column group) stand in both train and test, {min(shared)} for one: the "
+            "test figures may flatter"
+        )
     hashes = {video.content_hash for video in (*train, *val) if video.probe_error is None}
     copies = [video.video_id for video in test if video.probe_error is None and video.content_hash in hashes]
     if copies:
@@ -189,3 +235,9 @@ def describe(manifest: Manifest) -> list[str]:
         f"{sum(video.too_short for video in videos)} too short"
     )
     return lines
+
+
+def _said(video: Video, root: str) -> str:
+    """The reason why a video cannot be used; of a file that is not there with the path that was tried."""
+    there = video.probe_error != MISSING
+    return str(video.probe_error) if there else f"{MISSING}: {shown(locate_uri(video.uri, root))}"

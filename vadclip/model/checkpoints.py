@@ -14,7 +14,9 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -35,6 +37,14 @@ NO_TRACE = "window, heads, classes and prompts leave no trace in a checkpoint: t
 _ROUNDING, _SMALLEST = 2.0**-10, 2.0**-24
 _POSITIONS, _PROMPTS = "frame_position_embeddings.weight", "text_prompt_embeddings.weight"
 _BLOCK = re.compile(r"temporal\.resblocks\.(\d+)\.")
+_HOLDERS = ("model_state_dict", "state_dict", "model")
+_PREFIXES = ("", "module.", "model.", "model.module.", "module.model.")
+# Figures that trainings save beside the weights are numpy's numbers: data, no code.
+_NUMBERS: list[Any] = [
+    *((np.float64(0).__reduce__()[0], f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
+]
 _IRRELEVANT = "logit_scale"  # read by CLIP's own training only
 
 
@@ -81,26 +91,40 @@ class Imported:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Read a .pth; of a training checkpoint, its `model_state_dict`.
+    """Read a .pth: a state dict, by itself or as trainings leave it.
 
-    Raises InputError for a missing file and one that is no plain state dict.
+    Known are `model_state_dict` (the authors' training script), `state_dict` (Lightning) and `model` in a
+    dict with other things, and names that begin with `module.` or `model.`. Raises InputError for a missing
+    or empty file and for anything else, naming what it holds.
     """
     try:
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        if path.stat().st_size == 0:
+            raise InputError(f"checkpoint {path}: the file is empty")
+        with torch.serialization.safe_globals(_NUMBERS):
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"checkpoint {path}: no such file") from None
+    except InputError:
+        raise
     except Exception as error:  # of a foreign file torch raises whatever it trips over
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        reason = (
+            f"it holds Python objects ({foreign[1]}), which are never loaded: save the state dict alone"
+            if foreign
+            else f"torch cannot read it ({type(error).__name__})"
+        )
         raise InputError(f"checkpoint {path} is no plain state dict by torch.save: {reason}") from None
-    if isinstance(content, Mapping) and isinstance(content.get("model_state_dict"), Mapping):
-        content = content["model_state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise InputError(f"checkpoint {path} holds no plain state dict (names to tensors)")
-    state = {str(name): value.detach() for name, value in content.items()}
+    if not isinstance(content, Mapping):
+        raise InputError(f"checkpoint {path} holds a {type(content).__name__} and no state dict")
+    content = next((inner for key in _HOLDERS if isinstance(inner := content.get(key), Mapping)), content)
+    tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
+    prefix = next((prefix for prefix in _PREFIXES if prefix + _POSITIONS in tensors), "")
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
     if _POSITIONS not in state or _PROMPTS not in state or not clip_state(state):
+        found = ", ".join(list(map(str, content))[:6]) or "nothing"
         raise InputError(
             f"checkpoint {path} is none of the official VadCLIP: it lacks {_POSITIONS}, {_PROMPTS} or "
-            f"{CLIP_PREFIX}*"
+            f"{CLIP_PREFIX}*; it holds {found}{', ...' if len(content) > 6 else ''}"
         )
     return Checkpoint(path, state, sha256_file(path))
 

@@ -1,0 +1,96 @@
+"""What params and manifest tell before anything expensive: whether a training on these videos can begin.
+
+The train stage has the same checks where it needs them; here they all speak at once, in seconds.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from vadclip.config import Params, TrainParams
+from vadclip.errors import InputError
+from vadclip.files import sha256_file, write_text_atomic
+from vadclip.manifest import Manifest, Video
+
+
+def check_plan(params: Params, manifest: Manifest, cache: Path) -> list[str]:
+    """Return what the user should know; raises InputError with everything that would stop a later stage.
+
+    `cache` is a folder in which verdicts on checkpoint files are remembered, by content.
+    """
+    problems = list(_problems(params, manifest))
+    if params.train.checkpoint is not None:
+        problems += _checkpoint_fault(Path(params.train.checkpoint), cache)
+    if problems:
+        one = "the train stage cannot work" if len(problems) == 1 else f"{len(problems)} reasons"
+        raise InputError(f"{one}: {'; '.join(problems)}")
+    test = _usable(manifest, "test")
+    if not test:
+        return ["no usable test video: the evaluate stage will have no figures"]
+    return []
+
+
+def _problems(params: Params, manifest: Manifest) -> Iterator[str]:
+    normal = manifest.classes.normal
+    if params.train.checkpoint is None:
+        train = _usable(manifest, "train")
+        counts = {
+            "normal": sum(video.labels == (normal,) for video in train),
+            "anomalous": sum(video.labels != (normal,) for video in train),
+        }
+        lacking = [kind for kind, count in counts.items() if count == 0]
+        if lacking:
+            yield (
+                f"there is no usable {' and no '.join(lacking)} training video, and training needs both kinds"
+            )
+        elif params.train.batch_scheme == "paired":
+            yield from _batch_fault(params.train, counts, params.extract.train_crops)
+        if params.train.selection == "validation":
+            yield from _kinds_fault("train.selection validation", "val", manifest, _TO_VALIDATE)
+    if params.train.selection == "official":
+        yield from _kinds_fault("train.selection official", "test", manifest, "take validation or last")
+
+
+_TO_VALIDATE = "raise ingest.val_fraction, add videos, or set train.selection: last"
+
+
+def _batch_fault(train: TrainParams, counts: dict[str, int], crops: int) -> Iterator[str]:
+    rows = {kind: count * crops for kind, count in counts.items()}
+    least = min(rows, key=lambda kind: rows[kind])
+    if rows[least] < train.batch_size:
+        yield (
+            f"train.batch_size is {train.batch_size} and there are {rows[least]} rows of {least} training "
+            f"videos (a row is a crop of a video; {counts[least]} videos, extract.train_crops {crops}): set "
+            f"train.batch_size to {rows[least]} or less, or train.batch_scheme: single"
+        )
+
+
+def _kinds_fault(what: str, split: str, manifest: Manifest, advice: str) -> Iterator[str]:
+    videos = _usable(manifest, split)
+    anomalous = sum(video.labels != (manifest.classes.normal,) for video in videos)
+    if not 0 < anomalous < len(videos):
+        held = "no usable video" if not videos else f"only {'anomalous' if anomalous else 'normal'} videos"
+        yield f"{what} needs normal and anomalous {split} videos, and there is {held}: {advice}"
+
+
+def _usable(manifest: Manifest, split: str) -> Sequence[Video]:
+    return [video for video in manifest.split(split) if video.num_snippets > 0]
+
+
+def _checkpoint_fault(path: Path, cache: Path) -> list[str]:
+    """Say what is wrong with a checkpoint file; known content is not opened again."""
+    remembered = cache / "checkpoints" / f"{sha256_file(path)}.json"
+    try:
+        found: list[str] = json.loads(remembered.read_text(encoding="utf-8"))
+        return found
+    except (FileNotFoundError, ValueError):
+        pass
+    from vadclip.model.checkpoints import read_checkpoint  # torch takes seconds
+
+    try:
+        read_checkpoint(path)
+        found = []
+    except InputError as error:
+        found = [str(error)]
+    write_text_atomic(remembered, json.dumps(found))
+    return found
