@@ -69,7 +69,7 @@ def main() -> None:
         run.metrics(summary)
         run.metrics(flatten(extracted, "extract_"))
         run.artifacts([MODEL / "epochs.json", MODEL / "steps.csv"])
-        run.model(MODEL, class_texts(model, "fp32"))
+        run.model(MODEL, class_texts(model, "fp32"), params.clip)
     resume.remove()
 
 

@@ -2,26 +2,38 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
+import av
 import numpy as np
 import pytest
 import torch
+import yaml
 from bucket_helpers import put
-from detect_helpers import make_model, make_videos
+from conftest import PROJECT
+from detect_helpers import CLASSES, make_model, make_videos
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from video_helpers import write_video
+from video_helpers import frame_number, write_video
 
 from vadclip.cli import main
 from vadclip.detect.detector import Detector
+from vadclip.detect.page import write_page
 from vadclip.detect.run import Request, detect
 from vadclip.detect.sources import find_sources
+from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import InputError, VideoError
 from vadclip.events import Peak
+from vadclip.features.index import read_index
+from vadclip.ingest.probe_cache import Probe
+from vadclip.manifest import Manifest, Segment, write_manifest
 from vadclip.score.table import read_scores
+from vadclip.tracking.registry import fetch_model
 
 THRESHOLD = 0.5
 
@@ -261,3 +273,93 @@ def test_the_command_line(world, tmp_path, monkeypatch, capsys):
         main()
     assert left.value.code == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/absent: there is no such file or folder\n"
+
+
+def test_the_page_stands_alone_and_orders_by_peak(world, found, tmp_path):
+    out, results, _ = found
+    page = (out / "index.html").read_text()
+    peaks = [float(peak) for peak in re.findall(r"peak (\d\.\d\d)", page)]
+    assert peaks == sorted((round(result.peak, 2) for result in results), reverse=True)
+    assert not re.search(r"(src|href)=\"(https?:|//)", page)
+    sources = [unquote(source) for source in re.findall(r"(?:data-src|<img src)=\"([^\"]+)\"", page)]
+    assert len(sources) == 2 + 2 * 2  # a video, and two thumbnails of its six snippets
+    assert all((out / source).is_file() for source in sources)
+    starts = re.findall(r"data-start=\"([\d.]+)\"", page)
+    assert {float(start) for start in starts} == {e.start_seconds for r in results for e in r.events}
+    # Two pages of one video, and the second goes when all fit one.
+    names = [path.name for path in write_page(out, results, THRESHOLD, ["<b>"], videos_a_page=1)]
+    assert names == ["index.html", "page-2.html"]
+    assert "&lt;b&gt;" in (out / "page-2.html").read_text()
+    assert write_page(out, results, THRESHOLD, []) == [out / "index.html"]
+    assert not (out / "page-2.html").exists()
+
+
+def test_rendered_videos_have_every_frame_at_its_time_and_their_sound(world, tmp_path):
+    source = write_video(
+        tmp_path / "in" / "odd.mkv", 40, size=(97, 63), durations=[30 + i % 5 for i in range(40)]
+    )
+    sounding = write_video(tmp_path / "in" / "sound.mp4", 40, audio=True)
+    options = {"render": True, "threshold": 0.0}
+    _run(world, tmp_path / "out", tmp_path / "in", **options)
+    for path in (source, sounding):
+        made = tmp_path / "out" / "rendered" / f"in__{path.stem}.mp4"
+        with av.open(str(made)) as shown, av.open(str(path)) as given:
+            assert shown.streams.video[0].codec_context.name == "h264"
+            assert [stream.codec_context.name for stream in shown.streams.audio] == [
+                stream.codec_context.name for stream in given.streams.audio
+            ]
+            pictures = list(shown.decode(shown.streams.video[0]))
+            times = [frame.time for frame in given.decode(given.streams.video[0])]
+        assert [frame.time for frame in pictures] == pytest.approx(times)
+        assert [frame_number(picture.to_ndarray(format="rgb24")) for picture in pictures] == list(range(40))
+        foot = pictures[20].to_ndarray(format="rgb24")[-2, 2]
+        assert foot[0] > 150 > foot[2]  # the bar's alarm colour: every score is above 0
+    before = made.read_bytes()
+    _, printed = _run(world, tmp_path / "out", tmp_path / "in", **options)
+    assert "is there already and was kept" in printed
+    made.write_bytes(b"older")
+    _run(world, tmp_path / "out", tmp_path / "in", **options, force=True)
+    assert made.read_bytes() == before
+
+
+def test_the_examples_of_the_docs_run(world, found, tmp_path, monkeypatch, capsys):
+    shutil.copytree(found[0] / "features", tmp_path / "features")
+    shutil.copy(found[0] / "scores.parquet", tmp_path)
+    shutil.copytree(world / "model", tmp_path / "model")
+    for name in ("clip.json", "clip.safetensors"):
+        shutil.copy(world / name, tmp_path)
+    (tmp_path / "footage").mkdir()
+    shutil.copy(world / "videos" / "v1.mp4", tmp_path / "footage" / "gate.mp4")
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
+    params["clip"].update(model="clip.json", pretrained="clip.safetensors", quick_gelu=True)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    normal, fight = (
+        unlabelled(
+            Source(row.video_id, row.video_id), Probe(row.decoded_frames, 25.0, content_hash=row.content_hash)
+        )
+        for row in read_index(found[0] / "features")[0]
+    )
+    videos = (
+        replace(normal, labels=("Normal",)),
+        replace(
+            fight, labels=("Fighting",), segments=(Segment(32, 64, "Fighting"),), frame_spans=((32, 64),)
+        ),
+    )
+    write_manifest(Manifest("table", "videos", CLASSES, videos), tmp_path / "manifest.parquet")
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "library.md").read_text(), re.DOTALL)
+    assert len(blocks) == 4
+    names: dict = {}
+    for block in blocks:
+        exec(compile(block, "library.md", "exec"), names)
+    events, labels, rows, figures = capsys.readouterr().out.strip().rsplit("\n", 3)
+    assert re.match(r"\d\.\d-\d\.\d s (Fighting|Fire) 0\.\d\d", events)
+    assert labels == str(CLASSES.labels)
+    assert rows == "(6, 64) float16"
+    assert "auc" in figures or "ap" in figures
+
+
+def test_a_registered_model_is_fetched(world, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    with pytest.raises(InputError, match=r"models:/absent@champion: sqlite:.* does not give that model"):
+        fetch_model("models:/absent@champion", tmp_path / "fetched")

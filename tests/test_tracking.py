@@ -11,6 +11,7 @@ import time
 import mlflow
 import numpy as np
 import pytest
+from clip_helpers import tiny_config, write_clip
 from conftest import PROJECT
 from training_helpers import CPU, task, text_tower
 
@@ -399,10 +400,10 @@ def test_a_training_and_its_served_model(root, tracking, tmp_path):
     resume = ResumeFolder(tmp_path / "resume")
     with _open(tracking, resume.folder) as run:
         trained = train(todo, device=CPU, resume=resume, logger=run, readers=0)
-        save_model(tmp_path / "model", trained.model, todo.model_info(trained.epoch, trained.figures))
+        save_model(tmp_path / "model", trained.model, todo.model_info(trained.epoch, trained.figures, ()))
         text_KD = class_texts(trained.model, "fp32")
         for _ in range(2):
-            run.model(tmp_path / "model", text_KD)
+            run.model(tmp_path / "model", text_KD, write_clip(tmp_path, tiny_config(16)))
     (logged,) = _runs(root, tracking)
     assert [step for step, _ in _history(root, logged, "train/loss")] == [1, 2, 3, 4, 5, 6]
     assert len(mlflow.search_logged_models([logged.info.experiment_id], output_format="list")) == 1
@@ -433,7 +434,10 @@ def test_a_training_and_its_served_model(root, tracking, tmp_path):
     assert served.returncode == 0, served.stderr
     assert "/code/vadclip/tracking/served.py" in served.stdout  # the code that ran is the artifact's,
     assert str(PROJECT) not in served.stdout  # not the repository's
-    assert "Shape of input (1, 3, 17) does not match expected shape (-1, -1, 16)" in served.stdout
+    assert (
+        "features of shape [1, 3, 17]: expected [videos, snippets, 16] with one snippet at least"
+        in served.stdout
+    )
     found = np.load(tmp_path / "found.npz")
     for number, rows in enumerate(features):
         expected = video_output(trained.model, rows, text_KD, "fp32")

@@ -1,6 +1,12 @@
 """The `vadclip` command."""
 
+import os
+import signal
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
@@ -118,7 +124,7 @@ def detect(
 
     request = Request(
         paths=paths,
-        model=Path(model),
+        model=Path(),
         out=out,
         clip=clip,
         device=device,
@@ -131,7 +137,48 @@ def detect(
         render=render,
         force=force,
     )
-    run(request, Console())
+    with _interruptible(), _model_folder(model) as folder:
+        run(replace(request, model=folder), Console())
+
+
+@app.command()
+def doctor(params: Annotated[Path, typer.Option(help="The project's params.")] = PARAMS_FILE) -> None:
+    """Check whether the pipeline can run here: a line a check, and what to do about each miss."""
+    from vadclip.doctor import examine
+
+    missing = 0
+    for finding in examine(params):
+        missing += finding.state == "miss"
+        print(f"{finding.state:4}  {finding.what:9} {finding.words}", flush=True)
+        if finding.state != "ok":
+            print(f"      {'':9} -> {finding.fix}", flush=True)
+    if missing:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _model_folder(name: str) -> Iterator[Path]:
+    """Yield the folder of a model that is named by its folder or by MLflow's address."""
+    if not name.startswith("models:/"):
+        yield Path(name)
+        return
+    from vadclip.tracking.registry import fetch_model
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield fetch_model(name, Path(folder))
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """End with status 130 at Ctrl-C or SIGTERM, where click would say 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted: what is done is kept; run the same command again to go on", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130)  # a decoder's thread must not turn an interrupt into a hang
 
 
 def main() -> None:

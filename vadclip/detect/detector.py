@@ -17,7 +17,7 @@ from vadclip.detect.find import FoundEvent, Rules, events_of
 from vadclip.detect.looks import snippet_edges
 from vadclip.detect.model import load
 from vadclip.detect.scoring import Judge
-from vadclip.detect.sources import Source, unlabelled
+from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, threshold_from_peaks
 from vadclip.extract.coverage import Gap

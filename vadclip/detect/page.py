@@ -73,6 +73,7 @@ def _row(folder: Path, result: Result, threshold: float) -> dict[str, Any]:
     assert result.score_N is not None
     edges = result.look.edges
     return {
+        "id": result.video_id,
         "name": result.name,
         "src": _link(folder, result.location),
         "peak": result.peak,

@@ -66,7 +66,7 @@ def write_csv(results: Sequence[Result], path: Path) -> None:
     writer.writerow(_COLUMNS)
     for result in results:
         for event in result.events:
-            row = (result.video_id, result.name, *_fields(event).values())
+            row = (result.video_id, result.name, *event_fields(event).values())
             writer.writerow("" if value is None else value for value in row)
     write_text_atomic(path, text.getvalue())
 
@@ -82,14 +82,15 @@ def write_json(results: Sequence[Result], about: Mapping[str, Any], path: Path) 
             "num_frames": result.num_frames,
             "fps": result.fps or None,
             "peak_score": None if result.peak is None else _rounded(result.peak),
-            "events": [_fields(event) for event in result.events],
+            "events": [event_fields(event) for event in result.events],
         }
         for result in results
     ]
     write_text_atomic(path, json.dumps({**about, "videos": videos}, indent=2, ensure_ascii=False) + "\n")
 
 
-def _fields(event: FoundEvent) -> dict[str, Any]:
+def event_fields(event: FoundEvent) -> dict[str, Any]:
+    """Return an event as files and servers tell it."""
     values = asdict(event)
     probability = values["probability"]
     return {

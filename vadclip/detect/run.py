@@ -4,6 +4,7 @@ Each step is the pipeline's own function, so rows and scores are the pipeline's.
 the run: the same command again goes on where it was stopped, and opens only videos that are new or changed.
 """
 
+import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from vadclip.detect.looks import Look, clear_others, look_at, look_folder
 from vadclip.detect.page import write_page
 from vadclip.detect.render import render
 from vadclip.detect.results import Result, print_table, write_csv, write_json
-from vadclip.detect.sources import Source, find_sources, unlabelled
+from vadclip.detect.sources import find_sources
 from vadclip.detect.threshold import as_json, describe
+from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import InputError, VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, Threshold, threshold_from_peaks
 from vadclip.extract.encode import Extracted
@@ -66,6 +68,11 @@ class Request:
     force: bool = False
 
     @property
+    def cluster(self) -> bool:
+        """Whether a cluster is named that does the work."""
+        return (os.environ.get("RAY_ADDRESS") or self.ray_address or "local") != "local"
+
+    @property
     def execution(self) -> ExecutionParams:
         """How the work is done."""
         return ExecutionParams(
@@ -95,11 +102,9 @@ def detect(request: Request, console: Console) -> list[Result]:
         )
     folder = claim(request.out, request.model)
     with lock(folder.features), scratch_faults():
-        videos = _probed(sources, folder)
+        videos = _probed(sources, folder, request.execution)
         # A cluster's actors have the GPUs; this machine need not have one.
-        loaded = load(
-            request.model, clip=request.clip, device="cpu" if request.ray_address else request.device
-        )
+        loaded = load(request.model, clip=request.clip, device="cpu" if request.cluster else request.device)
         judge = Judge.of(loaded, request.prompts, only=request.only_prompts)
         if loaded.recipe.assumed:
             console.print(f"note: {ASSUMED}", markup=False, highlight=False, soft_wrap=True)
@@ -127,8 +132,10 @@ def detect(request: Request, console: Console) -> list[Result]:
     return results
 
 
-def _probed(sources: Sequence[Source], folder: OutFolder) -> tuple[Video, ...]:
-    found = probe_files((source.location for source in sources), folder.cache / "probe.parquet")
+def _probed(sources: Sequence[Source], folder: OutFolder, execution: ExecutionParams) -> tuple[Video, ...]:
+    found = probe_files(
+        (source.location for source in sources), folder.cache / "probe.parquet", execution=execution
+    )
     return tuple(unlabelled(source, found[source.location]) for source in sources)
 
 
@@ -140,7 +147,7 @@ def _fill(manifest: Manifest, folder: OutFolder, judge: "Judge", request: Reques
     provenance = loaded.recipe.provenance
 
     def run_units(units: Sequence[Unit], **callbacks: Any) -> Generator[Outcome[Unit, Extracted], None, None]:
-        if len(units) == 1 and request.ray_address is None:
+        if len(units) == 1 and not request.cluster:
             return run_here(loaded.clip, execution, units, **callbacks)
         return run_on_ray(loaded.clip_params, execution, provenance, units, **callbacks)
 

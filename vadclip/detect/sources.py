@@ -3,14 +3,12 @@
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path
 
 from vadclip.datasets.table import video_ids
+from vadclip.detect.unlabelled import Source
 from vadclip.errors import InputError
-from vadclip.ingest.probe_cache import Probe
-from vadclip.manifest import Video
 from vadclip.remote import address_fault, is_remote, open_filesystem, plain_faults, shown
 
 SUFFIXES = tuple(
@@ -21,16 +19,6 @@ SUFFIXES = tuple(
     )
 )  # fmt: skip
 """Of files that count as videos inside a folder; a file that is named itself may have any name."""
-
-
-@dataclass(frozen=True)
-class Source:
-    """One video to look at."""
-
-    video_id: str
-    """Folder and name joined by `__`, unique among the videos of a run."""
-    location: str
-    """Absolute path or address."""
 
 
 def find_sources(paths: Sequence[str]) -> list[Source]:
@@ -65,26 +53,6 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
     ids = video_ids(iter(uris.values()))
     return sorted(
         (Source(ids[uri], location) for location, uri in uris.items()), key=lambda source: source.video_id
-    )
-
-
-def unlabelled(source: Source, probe: Probe) -> Video:
-    """Return the row of a video of which nothing but the file is known."""
-    return Video(
-        video_id=source.video_id,
-        uri=source.location,
-        split="test",
-        source_id=source.video_id,
-        labels=(),
-        segments=(),
-        frame_spans=(),
-        num_frames=0 if probe.error is not None else probe.num_frames,
-        fps=probe.fps,
-        width=probe.width,
-        height=probe.height,
-        bytes=probe.bytes,
-        content_hash=probe.content_hash,
-        probe_error=probe.error,
     )
 
 

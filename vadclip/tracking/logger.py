@@ -14,6 +14,8 @@ from vadclip.train.history import EpochRecord, StepRecord
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from vadclip.config import ClipParams
+
 FLUSH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
 RECORDS_PER_BATCH = 100  # a record has up to seven numbers; MLflow takes 1,000 of them at once
@@ -42,7 +44,9 @@ class RunStore(Protocol):
     def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
         """Copy files and folders."""
 
-    def log_model(self, run_id: str, model_folder: Path, text_KD: "Tensor | None") -> None:
+    def log_model(
+        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams"
+    ) -> None:
         """Log a model to be served."""
 
     def end(self, status: str) -> None:
@@ -88,9 +92,9 @@ class TrainingRun:
         """Log files, and folders under their own name; what does not exist is left out."""
         self._mirror(lambda store, run_id: store.log_artifacts(run_id, paths))
 
-    def model(self, model_folder: Path, text_KD: "Tensor | None") -> None:
-        """Log the model, with the text features of its K classes, to be served; once per run."""
-        self._mirror(lambda store, run_id: store.log_model(run_id, model_folder, text_KD))
+    def model(self, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams") -> None:
+        """Log the model, with the text features of its K classes and its CLIP, to be served; once per run."""
+        self._mirror(lambda store, run_id: store.log_model(run_id, model_folder, text_KD, clip))
 
     def end(self, status: str) -> None:
         """Send what waits and close the run."""

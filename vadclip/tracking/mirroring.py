@@ -34,9 +34,7 @@ class Forgiving:
         self.ok = error is None
         if error is None or not isinstance(error, Exception) or isinstance(error, AssertionError):
             return False
-        say(
-            f"{self.complaint} ({type(error).__name__}: {_first_line(error)}); files are written all the same"
-        )
+        say(f"{self.complaint} ({type(error).__name__}: {first_line(error)}); files are written all the same")
         return True
 
 
@@ -64,6 +62,7 @@ def within(seconds: float, action: Callable[[], object]) -> None:
         raise outcome[0]
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without passwords."""
     lines = str(error).strip().splitlines()
     return _PASSWORD.sub("://", lines[0])[:300] if lines else "no message"

@@ -33,10 +33,9 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import mlflow  # noqa: E402
-import numpy as np  # noqa: E402
 from mlflow.entities import Metric, Param, Run  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
-from mlflow.types import ColSpec, Schema, TensorSpec  # noqa: E402
+from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
 
 from vadclip.checkout import main_checkout  # noqa: E402
 from vadclip.config import TrackingParams  # noqa: E402
@@ -47,6 +46,8 @@ from vadclip.tracking.mirroring import Forgiving, say, within  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from vadclip.config import ClipParams
 
 PROBE_SECONDS = 5.0
 MODEL_ID, MODEL_LOGGED, PARENT = "vadclip.model_id", "vadclip.model_logged", "mlflow.parentRunId"
@@ -213,30 +214,30 @@ class _Store:
             elif path.exists():
                 self._client.log_artifact(run_id, str(path))
 
-    def log_model(self, run_id: str, model_folder: Path, text_KD: "Tensor | None") -> None:
+    def log_model(
+        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams"
+    ) -> None:
         """Log the pyfunc: data, this package's code, signature, requirements. The run is the active one."""
         # They need torch, without which the other stages' tracking works.
-        from vadclip.model.folder import read_model_info
         from vadclip.tracking.served import requirements, write_served
 
         if MODEL_LOGGED in self._client.get_run(run_id).data.tags:
             return
-        info, numbers = read_model_info(model_folder), np.dtype(np.float32)
-        features = TensorSpec(numbers, (-1, -1, info.config.width))
-        found: list[ColSpec | TensorSpec] = [TensorSpec(numbers, (-1, -1), "anomaly_score")]
-        if text_KD is not None:
-            found.append(TensorSpec(numbers, (-1, -1, len(info.classes)), "class_probabilities"))
+        # Inputs are features or addresses, of which a schema knows one only; the model checks them itself.
+        params = ParamSchema(
+            [ParamSpec("input", DataType.string, "features"), ParamSpec("threshold", DataType.double, -1.0)]
+        )
         with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # that an example is missing: the signature says it all
-            data, code = write_served(Path(temporary), model_folder, text_KD)
+            data, code = write_served(Path(temporary), model_folder, text_KD, clip)
             mlflow.pyfunc.log_model(
                 name="model",
                 loader_module="vadclip.tracking.served",
                 data_path=str(data),
                 code_paths=[str(code)],
-                signature=ModelSignature(inputs=Schema([features]), outputs=Schema(found)),
+                signature=ModelSignature(params=params),
                 pip_requirements=requirements(),
             )
         self._client.set_tag(run_id, MODEL_LOGGED, "true")
@@ -278,16 +279,23 @@ class _Store:
         return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
 
 
+def store_uri(uri: str | None) -> str:
+    """Return where runs are logged: by MLFLOW_TRACKING_URI, the params' `uri`, or the project's own file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
+
+
+def shown_store(uri: str) -> str:
+    """Return a store's address without its password."""
+    place = urlsplit(uri)
+    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
+
+
 def _open(tracking: TrackingParams) -> _Store | None:
     """Return the store, or None after a line that says why there is none."""
     for logger in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    uri = (
-        os.environ.get("MLFLOW_TRACKING_URI") or tracking.uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
-    )
-    place = urlsplit(uri)
-    shown = f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"  # never a password
-    with Forgiving(f"{shown} is not usable, nothing is logged there"):
+    uri = store_uri(tracking.uri)
+    with Forgiving(f"{shown_store(uri)} is not usable, nothing is logged there"):
         if _is_server(uri):
             within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
         return _Store(uri, tracking.experiment)

@@ -1,0 +1,47 @@
+"""MLflow's store for those who use a model: a model by its name there, and whether the store answers."""
+
+import os
+from pathlib import Path
+
+import mlflow
+from mlflow.models import Model
+
+from vadclip.errors import InputError
+from vadclip.tracking.mirroring import first_line, within
+from vadclip.tracking.runs import PROBE_SECONDS, shown_store, store_uri
+
+SCHEME = "models:/"
+
+
+def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
+    """Copy a registered or logged model into `folder` and return its model folder.
+
+    `address` is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`; `uri` the store, by
+    default the project's. Raises InputError if the store has no such model, or it is none of ours.
+    """
+    store = store_uri(uri)
+    mlflow.set_tracking_uri(store)
+    try:
+        logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
+        data = Model.load(str(logged)).flavors.get("python_function", {}).get("data", "")
+    except Exception as error:  # each store behind MLflow has errors of its own
+        shown = f"{shown_store(store)} does not give that model ({first_line(error)})"
+        raise InputError(f"{address}: {shown}") from None
+    found: Path | None = next((path.parent for path in (logged / data).rglob("model.json")), None)
+    if found is None:
+        raise InputError(f"{address}: that model was not logged by this program")
+    return found
+
+
+def store_fault(uri: str | None = None) -> tuple[str, str | None]:
+    """Return the store's address as it may be shown, and why it does not answer, if it does not."""
+    store = store_uri(uri)
+    if store.startswith("sqlite:///"):  # asking MLflow would make the file, which takes seconds
+        path = Path(store.removeprefix("sqlite:///"))
+        there = path if path.exists() else path.parent
+        return shown_store(store), None if os.access(there, os.W_OK) else f"{there} cannot be written"
+    try:
+        within(PROBE_SECONDS, lambda: mlflow.MlflowClient(store).search_experiments(max_results=1))
+    except Exception as error:  # as above
+        return shown_store(store), first_line(error)
+    return shown_store(store), None
