@@ -12,13 +12,13 @@ from video_helpers import (
     declare_frames,
     frame_number,
     numbered_frame,
-    rotate_mp4,
+    orient_mp4,
     truncate,
     write_video,
 )
 
 from vadclip.errors import VideoError
-from vadclip.video import frame_index
+from vadclip.video import container, frame_index
 from vadclip.video.reader import FrameReader, probe, read_frames
 
 # name -> (frames, file name, how it is made, whether decord's seeking can be trusted with it)
@@ -28,7 +28,7 @@ KINDS = {
     "mkv": (70, "a.mkv", {}, True),
     "webm": (50, "a.webm", {"codec": "libvpx-vp9"}, False),
     "variable rate": (60, "a.mp4", {"durations": [20, 40, 100] * 20}, True),
-    "odd size": (40, "a.mp4", {"size": (95, 63)}, True),
+    "odd size": (40, "a.mp4", {"size": (95, 63)}, False),
     "transport stream": (70, "a.ts", {}, False),
     "avi, no B frames": (50, "a.avi", {"codec": "mpeg4", "b_frames": 0}, False),
     "avi with B frames": (50, "a.avi", {"codec": "mpeg4"}, False),
@@ -37,6 +37,12 @@ KINDS = {
     "hevc": (60, "a.mp4", {"codec": "libx265", "codec_options": {"x265-params": "log-level=none"}}, False),
     "av1": (40, "a.mp4", {"codec": "libsvtav1", "codec_options": {"preset": "12"}}, False),
     "raw stream": (40, "a.h264", {}, False),
+    "frames never shown": (
+        60,
+        "a.webm",
+        {"codec": "libvpx", "codec_options": {"auto-alt-ref": "1", "lag-in-frames": "16", "cpu-used": "8"}},
+        False,
+    ),
 }
 
 
@@ -55,13 +61,14 @@ def test_each_frame_by_its_number(kind: str, tmp_path: Path, monkeypatch: pytest
     path = write_video(tmp_path / name, count, **options)
     frames = in_order(path)
     assert [frame_number(frame) for frame in frames] == list(range(count))
-    assert probe(path).num_frames == count
+    info = probe(path)
+    assert (info.num_frames, info.intact) == (count, simple)
     for decoder in ("decord", "pyav"):
         for indices in (range(count), range(8, count, 16), range(37, count, 5), [count - 1], [12, 13, 30]):
-            with FrameReader(path, decoder=decoder, expected_frames=count) as reader:
+            with FrameReader(path, decoder=decoder, intact=info.intact, expected_frames=count) as reader:
                 assert reader.decoder == ("decord" if simple and decoder == "decord" else "pyav")
-                batches = list(reader.read(indices, batch_frames=7, until=count))
-                assert reader.reached == count
+                batches = list(reader.read(indices, batch_frames=7, since=indices[0], until=count))
+                assert (reader.reached, reader.lost) == (count, 0)
             assert all(batch.dtype == np.uint8 and len(batch) <= 7 for batch in batches)
             got = np.concatenate(batches)
             assert len(got) == len(indices)
@@ -76,27 +83,43 @@ def test_real_clips_are_equal_with_both_decoders(
     paths = sorted((shared_folder / "data" / "videos").rglob("*.mp4"))[::9]
     assert len(paths) > 10
     for path in paths:
-        count = probe(path).num_frames
+        info = probe(path)
+        count = info.num_frames
         indices = range(8, count, 16)
         decoded = {}
         for decoder in ("decord", "pyav"):
-            with FrameReader(path, decoder=decoder, expected_frames=count) as reader:
+            with FrameReader(path, decoder=decoder, intact=info.intact, expected_frames=count) as reader:
                 assert reader.decoder == decoder
                 decoded[decoder] = np.concatenate(list(reader.read(indices, batch_frames=4)))
         np.testing.assert_array_equal(decoded["decord"], decoded["pyav"], err_msg=str(path))
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_rotation_is_applied_by_both(degrees: int, tmp_path: Path) -> None:
-    path = rotate_mp4(write_video(tmp_path / "a.mp4", 20), degrees)
-    upright = in_order(path, rotation=-degrees // 90)  # the flag says how far to turn clockwise
+# Matrix a, b, c, d of a track header (x' = ax + cy, y' = bx + dy) -> what it does to a picture [H, W, 3].
+ORIENTATIONS = {
+    (1, 0, 0, 1): lambda picture: picture,
+    (0, 1, -1, 0): lambda picture: np.rot90(picture, -1),  # clockwise
+    (-1, 0, 0, -1): lambda picture: picture[::-1, ::-1],
+    (0, -1, 1, 0): lambda picture: np.rot90(picture),
+    (-1, 0, 0, 1): lambda picture: picture[:, ::-1],
+    (1, 0, 0, -1): lambda picture: picture[::-1],
+    (0, 1, 1, 0): lambda picture: picture.transpose(1, 0, 2),
+    (0, -1, -1, 0): lambda picture: picture.transpose(1, 0, 2)[::-1, ::-1],
+}
+
+
+@pytest.mark.parametrize("matrix", ORIENTATIONS)
+def test_pictures_are_turned_and_mirrored_as_players_do(
+    matrix: tuple[int, int, int, int], tmp_path: Path
+) -> None:
+    path = write_video(tmp_path / "a.mp4", 20)
+    stored = in_order(path)
+    orient_mp4(path, matrix)
     info = probe(path)
-    assert (info.width, info.height) == ((96, 64) if degrees == 180 else (64, 96))
+    assert (info.width, info.height) == ((96, 64) if matrix[0] else (64, 96))
+    assert info.intact == (matrix == (1, 0, 0, 1))
     for decoder in ("decord", "pyav"):
-        with FrameReader(path, decoder=decoder) as reader:
-            assert reader.decoder == decoder
-            got = next(reader.read([3, 8], batch_frames=2))
-        np.testing.assert_array_equal(got, [upright[3], upright[8]])
+        got = next(read_frames(path, [3, 8], decoder=decoder, intact=info.intact))
+        np.testing.assert_array_equal(got, [ORIENTATIONS[matrix](stored[number]) for number in (3, 8)])
 
 
 def test_a_reader_goes_on_where_it_stands_and_back(tmp_path: Path) -> None:
@@ -112,17 +135,20 @@ def test_reading_a_slice_does_not_decode_what_lies_before(
 ) -> None:
     path = write_video(tmp_path / "a.mp4", 120, gop=20)
     decoded = []
-    real = frame_index.decode
+    real = container.decode
 
-    def counted(container, stream):
-        for frame in real(container, stream):
+    def counted(*args):
+        for frame in real(*args):
             decoded.append(frame)
             yield frame
 
     with FrameReader(path, decoder="pyav") as reader:
-        monkeypatch.setattr("vadclip.video.reader.decode", counted)
+        monkeypatch.setattr("vadclip.video.run.decode", counted)
         list(reader.read([90], batch_frames=1))
-    assert len(decoded) == 11  # 80, the key frame before it, to 90
+        assert len(decoded) == 11  # 80, the key frame before it, to 90
+        decoded.clear()
+        list(reader.read([10, 118], batch_frames=1))
+        assert len(decoded) == 11 + 19
 
 
 def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
@@ -191,8 +217,10 @@ def test_damage_in_the_middle_shows_the_frame_before(tmp_path: Path) -> None:
             target.mux(packet)
     assert probe(path).num_frames == 80
     with FrameReader(path, decoder="pyav", expected_frames=80) as reader:
-        got = np.concatenate(list(reader.read(range(80), batch_frames=16)))
-        late = np.concatenate(list(reader.read(range(46, 80), batch_frames=16)))
+        got = np.concatenate(list(reader.read(range(80), batch_frames=16, since=0)))
+        assert reader.lost == 6
+        late = np.concatenate(list(reader.read(range(46, 80), batch_frames=16, since=46)))
+        assert reader.lost == 4
     assert [frame_number(frame) for frame in got] == [*range(44), *[43] * 6, *range(50, 80)]
     np.testing.assert_array_equal(late, got[46:])
 
@@ -222,7 +250,7 @@ def test_absurd_dimensions_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
     small.write_bytes(small.read_bytes() + wide.read_bytes())
     with pytest.raises(VideoError, match=message):
         probe(small)
-    monkeypatch.setattr(frame_index, "MAX_PIXELS", 6000)
+    monkeypatch.setattr(container, "MAX_PIXELS", 6000)
     with pytest.raises(VideoError, match="its picture of 96x64 is over the limit"):
         probe(write_video(tmp_path / "a.mp4", 3))
 
@@ -294,7 +322,7 @@ def test_what_is_no_file(tmp_path: Path) -> None:
 def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_video(tmp_path / "a.mp4", 20)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with FrameReader(path, decoder="decord") as reader:
+    with FrameReader(path, decoder="decord", intact=True) as reader:
         assert reader.decoder == "pyav"
 
 
@@ -303,16 +331,18 @@ def test_a_video_that_does_not_fit_into_memory_is_read_with_pyav(
 ) -> None:
     path = write_video(tmp_path / "a.mp4", 20)
     monkeypatch.setattr("vadclip.video.reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3)
-    assert FrameReader(path).decoder == "decord"
+    assert probe(path).intact
+    assert FrameReader(path, intact=True).decoder == "decord"
     monkeypatch.setattr("vadclip.video.reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3 - 1)
-    assert FrameReader(path).decoder == "pyav"
+    assert not probe(path).intact
+    assert FrameReader(path, intact=True).decoder == "pyav"
 
 
 def test_decord_failing_on_the_way_leaves_the_rest_to_pyav(tmp_path: Path) -> None:
     import decord
 
     path = write_video(tmp_path / "a.mp4", 60)
-    with FrameReader(path, decoder="decord") as reader:
+    with FrameReader(path, decoder="decord", intact=True) as reader:
         real = reader._decord
 
         class Failing:

@@ -126,12 +126,16 @@ def truncate(path: Path, fraction: float) -> Path:
 
 def rotate_mp4(path: Path, degrees: int) -> Path:
     """Write the rotation into an mp4's track header, as a phone held sideways does (clockwise to show)."""
+    return orient_mp4(path, {90: (0, 1, -1, 0), 180: (-1, 0, 0, -1), 270: (0, -1, 1, 0)}[degrees])
+
+
+def orient_mp4(path: Path, matrix: tuple[int, int, int, int]) -> Path:
+    """Write a display matrix a, b, c, d into an mp4's track header: x' = ax + cy, y' = bx + dy."""
     data = bytearray(path.read_bytes())
-    one = 0x10000
-    a, b = {90: (0, one), 180: (-one, 0), 270: (0, -one)}[degrees]
+    a, b, c, d = (0x10000 * value for value in matrix)
     at = data.index(b"tkhd")
     # After the type: version and flags, five times and ids, reserved, layer, group, volume: 40 bytes.
-    struct.pack_into(">9i", data, at + 4 + 40, a, b, 0, -b, a, 0, 0, 0, 0x40000000)
+    struct.pack_into(">9i", data, at + 4 + 40, a, b, 0, c, d, 0, 0, 0, 0x40000000)
     path.write_bytes(data)
     return path
 

@@ -1,45 +1,32 @@
 """What a video file really holds: frames counted and numbered from its packets, never from a header's word.
 
 Frames are numbered from 0 in the order in which they are shown. In an ordinary file that number is the rank
-of the packet's presentation time, which reading the packets (no decoding) gives; the first frames are decoded
-to see whether it is such a file. In other files (time stamps missing or repeated, AVI, two packets a frame, a
-damaged end) frames can only be counted by decoding from the start: `ordered` is False.
+of the packet's presentation time among the packets that hold a picture, which reading the packets (no
+decoding) gives; the first frames are decoded to see whether it is such a file. In other files (time stamps
+missing or repeated, AVI, two packets a frame) frames can only be counted by decoding from the start:
+`ordered` is False.
 """
 
-import os
 from array import array
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 
 import av
 import numpy as np
 from av.container import InputContainer
-from av.packet import Packet
-from av.stream import Disposition
-from av.video.codeccontext import VideoCodecContext
-from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from vadclip.errors import VideoError
+from vadclip.video.container import decode, open_video, read_packets
+from vadclip.video.nal import NalStream
+from vadclip.video.orientation import Orientation
 
-MAX_SIDE = 8192
-MAX_PIXELS = 36_000_000  # 8K is 33; a decoder may hold 17 pictures
 MAX_FRAMES = 10_000_000  # four and a half days at 25 frames/s
 _MAX_FPS = 1000.0
-# Playlists (hls, concat, dash) are no videos: they would make FFmpeg open other files and addresses.
-_FORMATS = (
-    "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,m4v,mpegvideo,mjpeg,ivf,obu,nut,mxf,rm,dv,"
-    "wtv,gif"
-)
 _VERIFIED_FRAMES = 4
 # H.264 and HEVC reorder at most 16 frames; a larger jump means that the clock was reset in mid-file.
 _MAX_REORDER = 32
-_IDR_SLICE, _SEQUENCE_SETS = 5, 7  # H.264 NAL unit types
-
-av.logging.set_level(av.logging.PANIC)
 
 
 @dataclass(frozen=True)
@@ -49,100 +36,27 @@ class FrameIndex:
     ordered: bool
     """Frame numbers follow from `pts`; if not, `pts` is empty: decode to count."""
     pts: NDArray[np.int64]
-    """Presentation times, ascending, in the stream's time base; one per frame that is shown."""
+    """Presentation times, ascending, in units of `time_base`; one per frame that is shown."""
+    time_base: Fraction
+    """Seconds."""
+    start: int
+    """Where the file begins, on the clock of `pts`."""
     entries: NDArray[np.int64]
     """Numbers of the key frames at which decoding can start: they and all shown later come out right."""
     simple: bool
-    """H.264 of one picture size in MP4 or Matroska, one track, every key frame is an entry of a closed group
-    and no packet is hidden by an edit list: decord's own seeking, which trusts key frames blindly, lands on
-    the right frames, and its scaling of every picture to the first one's size does nothing."""
+    """H.264 in MP4 or Matroska, one track, every packet a picture and shown, every key frame an entry of a
+    closed group: decord's own seeking, which trusts key frames blindly, lands on the right frames."""
     fps: float
     """0 if the file does not say, or says what no camera does."""
     width: int
     height: int
-    """As stored, before rotation."""
-    rotation: int
-    """Quarter turns, counter-clockwise, that show the picture upright."""
+    """As stored, not turned."""
+    orientation: Orientation
 
     @property
     def num_frames(self) -> int:
         """Frames counted from packets; only of an ordered file."""
         return len(self.pts)
-
-
-@contextmanager
-def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """Open the main video stream of a file, with one decoding thread and a limit on the picture's size.
-
-    Raises VideoError if the file is missing, empty, no video, or declares absurd dimensions or lengths.
-    """
-    try:
-        size = os.path.getsize(path)
-        if size == 0:
-            raise VideoError("the file is empty")
-        container = av.open(
-            path,
-            metadata_errors="replace",
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-        )
-    except FileNotFoundError:
-        raise VideoError("there is no such file") from None
-    except av.ArgumentError:
-        raise VideoError(
-            "FFmpeg cannot read it as a video (its format is none of those that are allowed)"
-        ) from None
-    except (av.FFmpegError, PermissionError, IsADirectoryError) as error:
-        raise VideoError(f"FFmpeg cannot read it as a video ({_few_words(error)})") from None
-    with container:
-        stream = container.streams.best("video")
-        if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
-            raise VideoError("there is no video track in it")
-        if stream.codec_context is None:
-            raise VideoError("no decoder for its codec")
-        check_size(stream.codec_context.width, stream.codec_context.height)
-        if stream.frames > size:  # FFmpeg has made a list of them by now, but nobody needs to walk it
-            raise VideoError(f"its header declares {stream.frames:,} frames in {size:,} bytes")
-        stream.codec_context.thread_count = 1
-        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}
-        yield container, stream
-
-
-def check_size(width: int, height: int) -> None:
-    """Raise VideoError for a picture that is too large to be decoded in bounded memory."""
-    if max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
-        raise VideoError(
-            f"its picture of {width}x{height} is over the limit of {MAX_SIDE} px a side and "
-            f"{MAX_PIXELS // 1_000_000} million pixels"
-        )
-
-
-def decode(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """Yield decoded frames from the container's position on; damaged packets are passed over.
-
-    Raises VideoError on a picture over the size limit, OSError if the file cannot be read.
-    """
-    for packet in read_packets(container, stream):
-        try:
-            frames = packet.decode()
-        except av.FFmpegError:
-            continue
-        for frame in frames:
-            assert isinstance(frame, VideoFrame)
-            check_size(frame.width, frame.height)
-            yield frame
-
-
-def read_packets(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
-    """Yield packets up to the file's end or to where it is cut off, and the end marker (an empty packet)."""
-    packets = container.demux(stream)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.error.InvalidDataError:
-            return
-        if packet is None:
-            return
-        yield packet
 
 
 def scan(path: str) -> FrameIndex:
@@ -151,40 +65,44 @@ def scan(path: str) -> FrameIndex:
     Raises VideoError if nothing in it can be shown.
     """
     times, keys, entries = array("q"), 0, array("q")
-    ordered, edited = True, False
+    ordered, edited, others = True, False, 0
     with open_video(path) as (container, stream):
         codec = stream.codec_context
-        length_size = _unit_length_size(codec)
-        one_size = codec.name == "h264"
-        first_set = codec.extradata or b""
+        units = NalStream.of(codec)
         for packet in read_packets(container, stream):
-            if packet.size == 0 and packet.dts is None:
+            if packet.size == 0:
                 continue  # the end marker
             if packet.is_discard:
                 edited = True
                 continue
-            if packet.pts is None or packet.is_corrupt:
+            entry = packet.is_keyframe
+            if units is not None:
+                kind = units.picture_type(bytes(packet))
+                if kind is None:
+                    others += 1
+                    continue
+                entry = entry and units.is_entry(kind)
+            elif codec.name == "vp8" and not bytes(packet)[0] & 16:
+                others += 1  # to refer to, never shown
+                continue
+            if packet.pts is None:
                 ordered = False
                 break
-            if packet.has_sidedata("new_extradata"):
-                one_size = False
-            if packet.is_keyframe:
-                keys += 1
-                units = list(_units(bytes(packet), length_size)) if codec.name == "h264" else []
-                # H.264 files flag recovery points (intra refresh, open groups) as key frames as well.
-                if codec.name != "h264" or any(unit[0] & 31 == _IDR_SLICE for unit in units):
-                    entries.append(len(times))
-                if any(unit[0] & 31 == _SEQUENCE_SETS and unit not in first_set for unit in units):
-                    one_size = False
+            keys += packet.is_keyframe
+            if entry:
+                entries.append(len(times))
             if len(times) == MAX_FRAMES:
                 raise VideoError(f"it has more than {MAX_FRAMES:,} frames: cut it into parts")
             times.append(packet.pts)
         one_track = len(container.streams.video) == 1
         formats = set(container.format.name.split(","))
         declared = stream.frames
-        fps = float(stream.average_rate or stream.guessed_rate or 0)
+        rates = [float(rate or 0) for rate in (stream.average_rate, stream.guessed_rate)]
+        time_base = stream.time_base or Fraction(0)
+        start = _start(container, time_base)
+    faults: list[object] = []
     with open_video(path) as (container, stream):
-        first = list(islice(decode(container, stream), _VERIFIED_FRAMES))
+        first = list(islice(decode(container, stream, faults.append), _VERIFIED_FRAMES))
     if not first:
         raise VideoError("no frame of it can be decoded")
     in_file = np.frombuffer(times, np.int64) if times else np.empty(0, np.int64)
@@ -192,10 +110,15 @@ def scan(path: str) -> FrameIndex:
     ordered = (
         ordered
         and "avi" not in formats  # its time stamps are those of decoding
-        and declared <= len(pts)
+        and declared <= len(pts) + others
         and _near_order(in_file, pts)
-        and [frame.pts for frame in first] == pts[:_VERIFIED_FRAMES].tolist()
+        and _as_shown([frame.pts for frame in first], pts, gaps=bool(faults))
     )
+    fps = rates[0] or rates[1]
+    if others and ordered and len(pts) > 1:
+        # A rate that counts packets is no rate of pictures.
+        shown = (len(pts) - 1) / float(int(pts[-1] - pts[0]) * time_base)
+        fps = min([*rates, shown], key=lambda rate: (abs(rate - shown) > 0.005 * shown, rate == shown))
     if not ordered:
         in_file = pts = np.empty(0, np.int64)
         entries = array("q")
@@ -203,22 +126,33 @@ def scan(path: str) -> FrameIndex:
     return FrameIndex(
         ordered=ordered,
         pts=pts,
+        time_base=time_base,
+        start=start,
         entries=numbers,
         simple=ordered
-        and one_size
-        and not edited
+        and codec.name == "h264"
+        and not (edited or others)
         and one_track
         and int(np.count_nonzero(closed)) == keys
         and not formats.isdisjoint({"mp4", "matroska"}),
         fps=fps if 0 < fps <= _MAX_FPS else 0.0,
         width=first[0].width,
         height=first[0].height,
-        rotation=round(first[0].rotation / 90) % 4,
+        orientation=Orientation.of(first[0]),
     )
 
 
-def _few_words(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0].lower()
+def _start(container: InputContainer, time_base: Fraction) -> int:
+    """Return the time that a player counts from: the earliest of all tracks."""
+    return round(Fraction(container.start_time or 0, av.time_base) / time_base) if time_base else 0
+
+
+def _as_shown(first: list[int | None], pts: NDArray[np.int64], *, gaps: bool) -> bool:
+    """Whether the first decoded frames are the first of `pts`, or after a fault some of them in order."""
+    if not gaps:
+        return bool(first == pts[:_VERIFIED_FRAMES].tolist())
+    known = [time for time in first if time is not None]
+    return len(known) == len(first) and known == sorted(set(known)) and bool(np.isin(known, pts).all())
 
 
 def _near_order(in_file: NDArray[np.int64], pts: NDArray[np.int64]) -> bool:
@@ -244,22 +178,3 @@ def _entry_numbers(
     positions = positions[np.maximum.accumulate(in_file)[positions] == times]
     numbers = np.searchsorted(pts, in_file[positions])
     return numbers, numbers == positions
-
-
-def _unit_length_size(codec: VideoCodecContext) -> int:
-    """Bytes of each H.264 NAL unit's length prefix; 0 if units are marked by start codes instead."""
-    extra = codec.extradata or b""
-    return (extra[4] & 3) + 1 if len(extra) > 4 and extra[0] == 1 else 0
-
-
-def _units(data: bytes, length_size: int) -> Iterator[bytes]:
-    """Yield an H.264 packet's NAL units; the first byte's lower five bits are the type."""
-    if length_size:
-        at = 0
-        while at + length_size < len(data):
-            stop = at + length_size + int.from_bytes(data[at : at + length_size], "big")
-            yield data[at + length_size : stop] or b"\0"
-            at = stop
-    else:
-        for unit in data.split(b"\0\0\1")[1:]:
-            yield unit.rstrip(b"\0") or b"\0"

@@ -1,34 +1,37 @@
 """Frames of a video by number: probing, and reading in bounded batches with decord or PyAV.
 
-Both decoders deliver the same pictures: native size, RGB, rotation applied. decord is used where its own
-seeking is right (`FrameIndex.simple`), it counts the same frames, and the video is not long; PyAV for every
-other file. decord is installed on Linux x86-64 only. See `frame_index` for how frames are numbered.
+PyAV is the reference. decord shows damage otherwise, and does not tell: it gets a video only if PyAV has
+decoded every picture of it before without a fault (`VideoInfo.intact`), its own seeking is right there
+(`FrameIndex.simple`), it counts the same frames, and the video is not long. Both then deliver the same
+pictures: native size, RGB, upright. decord is installed on Linux x86-64 only. See `frame_index` for how
+frames are numbered.
 """
 
 import importlib.util
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from av.video.frame import PictureType, VideoFrame
 from numpy.typing import NDArray
 
 from vadclip.errors import VideoError
 from vadclip.manifest import SNIPPET_FRAMES
-from vadclip.video.frame_index import FrameIndex, decode, open_video, scan
+from vadclip.video.container import decode, open_video
+from vadclip.video.frame_index import FrameIndex, scan
+from vadclip.video.orientation import Orientation
+from vadclip.video.run import Run
 
-__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "probe", "read_frames"]
+__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "frame_times", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
 # 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
 DECORD_MAX_BYTES = 2**28
 
-# How often a stretch of frames that nobody asked for reports that it is alive.
-_BEAT_FRAMES = 256
+# Frames asked for further apart than this are looked for each from the last key frame before it.
+_FAR = 64
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,10 @@ class VideoInfo:
     """0 if the file does not say."""
     width: int
     height: int
-    """As shown, rotation applied."""
+    """As shown, turned."""
+    intact: bool
+    """Every picture was decoded without a fault, and decord may read it. Only short, ordinary videos are
+    decoded to find out."""
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -54,9 +60,30 @@ def probe(path: str | Path) -> VideoInfo:
     if not index.ordered:
         with open_video(str(path)) as (container, stream):
             num_frames = sum(1 for _ in decode(container, stream))
-    turned = index.rotation % 2 == 1
-    width, height = (index.height, index.width) if turned else (index.width, index.height)
-    return VideoInfo(num_frames=num_frames, fps=index.fps, width=width, height=height)
+    width, height = index.width, index.height
+    if index.orientation.transpose:
+        width, height = height, width
+    intact = _fits_decord(index) and _decodes_whole(str(path), index)
+    return VideoInfo(num_frames=num_frames, fps=index.fps, width=width, height=height, intact=intact)
+
+
+def frame_times(path: str | Path) -> NDArray[np.float64] | None:
+    """Return the second at which each frame is shown, counted from the file's start.
+
+    None if the file does not say: frame / fps is then all that can be said, and is to be called so. Raises
+    VideoError if the file cannot be used.
+    """
+    index = scan(str(path))
+    times = index.pts
+    if not index.ordered:
+        with open_video(str(path)) as (container, stream):
+            shown = [frame.pts for frame in decode(container, stream)]
+        if any(time is None for time in shown):
+            return None
+        times = np.asarray(shown, np.int64)
+        if bool(np.any(np.diff(times) <= 0)):
+            return None
+    return np.asarray(np.maximum(times - index.start, 0) * float(index.time_base))
 
 
 def read_frames(
@@ -64,6 +91,7 @@ def read_frames(
     indices: Sequence[int],
     *,
     decoder: str = "decord",
+    intact: bool = False,
     expected_frames: int | None = None,
     batch_frames: int = 32,
 ) -> Iterator[NDArray[np.uint8]]:
@@ -71,20 +99,26 @@ def read_frames(
 
     The short form of FrameReader, which says more.
     """
-    with FrameReader(path, decoder=decoder, expected_frames=expected_frames) as reader:
+    with FrameReader(path, decoder=decoder, intact=intact, expected_frames=expected_frames) as reader:
         yield from reader.read(indices, batch_frames=batch_frames)
 
 
 class FrameReader:
     """One open video file.
 
-    `decoder` ("decord" or "pyav") is what is wanted; the attribute `decoder` says what is used, and turns to
-    "pyav" if decord fails on the way. Reading forward is cheap, reading backward starts anew at a key frame.
-    Raises VideoError if the file cannot be used or no longer holds `expected_frames` frames.
+    `decoder` ("decord" or "pyav") is what is wanted; `intact` is what `probe` found. The attribute `decoder`
+    says what is used, and turns to "pyav" if decord fails on the way. Reading forward is cheap, reading
+    backward starts anew at a key frame. What is shown depends neither on the decoder nor on where reading
+    begins. Raises VideoError if the file cannot be used or no longer holds `expected_frames` frames.
     """
 
     def __init__(
-        self, path: str | Path, *, decoder: str = "decord", expected_frames: int | None = None
+        self,
+        path: str | Path,
+        *,
+        decoder: str = "decord",
+        intact: bool = False,
+        expected_frames: int | None = None,
     ) -> None:
         assert decoder in ("decord", "pyav"), decoder
         self.path = str(path)
@@ -96,10 +130,12 @@ class FrameReader:
             )
         self.reached = 0
         """After a `read`: how many of the frames [0, until) there are."""
-        self._frames: _PyavFrames | None = None
-        decoded_bytes = 3 * self.index.width * self.index.height * self.index.num_frames
-        trusted = self.index.simple and decoded_bytes <= DECORD_MAX_BYTES
-        self._decord: Any = self._open_decord() if decoder == "decord" and trusted else None
+        self.lost = 0
+        """After a `read`: for how many of the frames [since, until) no picture was decoded."""
+        self._run: Run | None = None
+        self._unfit: set[int] = set()  # entries at which decoding cannot begin
+        trusted = decoder == "decord" and intact and _fits_decord(self.index)
+        self._decord: Any = self._open_decord() if trusted else None
         self.decoder = "decord" if self._decord is not None else "pyav"
 
     def __enter__(self) -> "FrameReader":
@@ -111,29 +147,34 @@ class FrameReader:
     def close(self) -> None:
         """Close the file."""
         self._decord = None
-        if self._frames is not None:
-            self._frames.close()
-            self._frames = None
+        if self._run is not None:
+            self._run.close()
+            self._run = None
 
     def read(
         self,
         indices: Sequence[int],
         *,
         batch_frames: int,
+        since: int | None = None,
         until: int | None = None,
         beat: Callable[[], None] = lambda: None,
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the frames numbered `indices` (ascending) as uint8 [n, H, W, 3], n <= batch_frames.
 
-        A number that the decoder never delivers (damage in mid-file) shows the frame before it, as a player
-        does; numbers past the last frame are left out. Reads on up to frame `until` (exclusive; default: just
-        past the last index), so that `reached` then tells where the video ends. `beat` is called as frames
-        are decoded. A change of the picture's size starts a new batch, of fewer frames where they are larger
-        than the first: no batch but of one frame takes more memory than `batch_frames` frames of that size.
+        A number that the decoder never delivers (damage) shows the frame before it, as a player does; numbers
+        past the last frame are left out. With `since`, all frames from there on are decoded, and `lost` tells
+        how many could not be; without, those far between two that are asked for are not. Reads on up to frame
+        `until` (exclusive; default: just past the last index), so that `reached` then tells where the video
+        ends. `beat` is called as frames are decoded. A change of the picture's size starts a new batch, of
+        fewer frames where they are larger than the first: no batch but of one frame takes more memory than
+        `batch_frames` frames of that size.
         """
         assert all(a < b for a, b in pairwise(indices)), "indices must rise"
         until = until if until is not None else (indices[-1] + 1 if len(indices) else 0)
-        done = 0
+        first = since if since is not None else indices[0] if len(indices) else until
+        assert first <= min(until, *indices[:1])
+        self.lost, done = 0, 0
         if self._decord is not None:
             for batch in self._read_decord(indices, batch_frames):
                 done += len(batch)
@@ -141,7 +182,11 @@ class FrameReader:
                 beat()
             self.reached = min(until, self.index.num_frames)
         if self._decord is None:
-            yield from self._read_pyav(indices[done:], batch_frames, until, beat)
+            pictures = self._pictures(indices[done:], first, until, beat, all_frames=since is not None)
+            most_bytes = batch_frames * 3 * self.index.width * self.index.height
+            for batch in _batches(pictures, batch_frames, most_bytes):
+                yield batch
+                beat()
 
     def _open_decord(self) -> Any:
         if importlib.util.find_spec("decord") is None:
@@ -151,7 +196,7 @@ class FrameReader:
         decord.logging.set_level(decord.logging.QUIET)
         try:
             video = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
-        except (decord.DECORDError, RuntimeError):  # such as AV1
+        except (decord.DECORDError, RuntimeError):
             return None
         # It would wait for ever for frames that only a header promises.
         return video if len(video) == self.index.num_frames else None
@@ -168,99 +213,106 @@ class FrameReader:
                 return
             yield batch
 
-    def _read_pyav(
-        self, indices: Sequence[int], batch_frames: int, until: int, beat: Callable[[], None]
+    def _pictures(
+        self, indices: Sequence[int], since: int, until: int, beat: Callable[[], None], *, all_frames: bool
     ) -> Iterator[NDArray[np.uint8]]:
-        start = indices[0] if len(indices) else max(0, until - 1)
-        if self._frames is None or not self._frames.ready_for(start):
-            self.close()
-            self._frames = _PyavFrames(self.path, self.index, start)
-        frames = self._frames
+        """Yield the pictures of `indices` one by one, with PyAV; count what is lost of [since, until)."""
         wanted = list(reversed(indices))
-        most_bytes = batch_frames * 3 * self.index.width * self.index.height
-        batch: list[NDArray[np.uint8]] = []
+        run = self._run = self._run_to(since, beat)
+        seen = sought = since  # frames before `seen` are counted
         while True:
-            while wanted and wanted[-1] < frames.position:
-                picture = frames.picture(wanted.pop())
-                full = len(batch) == batch_frames or (len(batch) + 1) * picture.nbytes > most_bytes
-                if batch and (full or batch[0].shape != picture.shape):
-                    yield np.stack(batch)
-                    beat()
-                    batch = []
-                batch.append(picture)
-            if not wanted and frames.position >= until:
+            self.lost += max(0, min(run.number, until) - seen)
+            seen = max(seen, run.position)
+            while wanted and wanted[-1] < run.position:
+                yield run.picture(wanted.pop())
+            if run.ended or (not wanted and run.position >= until):
                 break
-            if not frames.advance():
+            if not all_frames and wanted and wanted[-1] > max(run.position + _FAR, sought):
+                sought = wanted[-1]
+                run = self._run = self._run_to(sought, beat)
+                seen = max(seen, run.low)
+                continue
+            run.advance()
+            if run.faulty and not run.settled:
+                run = self._run = self._run_again(run, seen)
+        self.reached = min(run.position, until)
+
+    def _run_to(self, number: int, beat: Callable[[], None]) -> Run:
+        """Return a decoder that comes by frame `number` next, by the shortest way there is."""
+        run = self._run
+        if run is not None and run.low > number:
+            run.close()
+            run = None
+        at = run.position if run is not None else 0
+        for entry in self._entries_up_to(number):
+            if entry <= at:
                 break
-            if frames.position % _BEAT_FRAMES == 0:
-                beat()
-        self.reached = min(frames.position, until)
-        if batch:
+            ahead = Run(self.path, self.index, entry, beat)
+            if ahead.begins():
+                if run is not None:
+                    run.close()
+                return ahead
+            ahead.close()
+            self._unfit.add(entry)
+        if run is None:
+            run = Run(self.path, self.index, 0, beat)
+        run.beat = beat
+        return run
+
+    def _run_again(self, run: Run, number: int) -> Run:
+        """Return a decoder that has reached frame `number` from so far back that it is settled there."""
+        while run.faulty and not run.settled:
+            run.close()
+            self._unfit.add(run.entry)
+            self._run = None
+            run = self._run_to(run.entry - 1, run.beat)
+            while run.position <= number and not run.ended and (run.settled or not run.faulty):
+                run.advance()
+        return run
+
+    def _entries_up_to(self, number: int) -> Iterator[int]:
+        """Yield fit entries backward, ever further apart: in a damaged stretch there may be many bad ones."""
+        entries, step = self.index.entries, 1
+        at = int(np.searchsorted(entries, number, "right")) - 1
+        while at >= 0 and entries[at] > 0:
+            if int(entries[at]) in self._unfit:
+                at -= 1
+                continue
+            yield int(entries[at])
+            at -= step
+            step *= 2
+
+
+def _fits_decord(index: FrameIndex) -> bool:
+    plain = index.simple and index.orientation == Orientation()
+    return plain and 3 * index.width * index.height * index.num_frames <= DECORD_MAX_BYTES
+
+
+def _decodes_whole(path: str, index: FrameIndex) -> bool:
+    """Whether every picture can be decoded without a fault, and is one that decord shows as PyAV does."""
+    faults: list[object] = []
+    kinds: set[object] = set()
+    times: list[int | None] = []
+    with open_video(path) as (container, stream):
+        for frame in decode(container, stream, faults.append):
+            if faults:
+                return False
+            times.append(frame.pts)
+            kinds.add((frame.width, frame.height, frame.format.name, frame.interlaced_frame))
+    formats = {"yuv420p", "yuvj420p"}
+    usual = {(index.width, index.height, name, False) for name in formats}
+    return not faults and len(kinds) == 1 and kinds <= usual and times == index.pts.tolist()
+
+
+def _batches(
+    pictures: Iterator[NDArray[np.uint8]], batch_frames: int, most_bytes: int
+) -> Iterator[NDArray[np.uint8]]:
+    batch: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        full = len(batch) == batch_frames or (len(batch) + 1) * picture.nbytes > most_bytes
+        if batch and (full or batch[0].shape != picture.shape):
             yield np.stack(batch)
-            beat()
-
-
-class _PyavFrames:
-    """A decoder that stands somewhere in a file and goes forward frame by frame."""
-
-    def __init__(self, path: str, index: FrameIndex, start: int) -> None:
-        self._index = index
-        entries = index.entries[index.entries <= start][::-1]
-        # A container may land on a later key frame than asked for; then an earlier one is tried.
-        for entry in [*entries[:3].tolist(), 0]:
-            self.position = 0
-            """All frames before this number were delivered or passed over."""
-            self._number = -1
-            self._current: VideoFrame | None = None
-            self._before: VideoFrame | None = None
-            self._file = ExitStack()
-            container, stream = self._file.enter_context(open_video(path))
-            if entry > 0:
-                container.seek(int(index.pts[entry]), stream=stream)
-            self._decoded: Iterator[VideoFrame] = decode(container, stream)
-            if entry == 0 or self._begins_with(entry):
-                return
-            self.close()
-
-    def close(self) -> None:
-        self._file.close()
-
-    def ready_for(self, start: int) -> bool:
-        """Whether going forward from here is the best way to frame `start`."""
-        if start < self.position:
-            return False
-        ahead = (self._index.entries > self.position) & (self._index.entries <= start)
-        return not bool(np.any(ahead))
-
-    def advance(self) -> bool:
-        """Decode one more frame; False at the end."""
-        for frame in self._decoded:
-            number = self.position
-            if self._index.ordered:
-                if frame.pts is None:
-                    continue
-                number = int(np.searchsorted(self._index.pts, frame.pts))
-                if number >= len(self._index.pts) or self._index.pts[number] != frame.pts:
-                    continue
-                if number < self.position:
-                    continue
-            self._before, self._current, self._number = self._current, frame, number
-            self.position = number + 1
-            return True
-        return False
-
-    def picture(self, number: int) -> NDArray[np.uint8]:
-        """Return frame `number`, or the one shown in its place, as uint8 [H, W, 3], upright."""
-        held = self._before if number < self._number and self._before is not None else self._current
-        assert held is not None
-        rgb = np.asarray(held.to_ndarray(format="rgb24"), np.uint8)
-        return np.ascontiguousarray(np.rot90(rgb, self._index.rotation)) if self._index.rotation else rgb
-
-    def _begins_with(self, entry: int) -> bool:
-        """Go to key frame `entry`, past frames shown before it that lack what they refer to."""
-        while self.advance():
-            if self._number >= entry:
-                self._before = None
-                assert self._current is not None
-                return self._number == entry and self._current.pict_type == PictureType.I
-        return False
+            batch = []
+        batch.append(picture)
+    if batch:
+        yield np.stack(batch)
