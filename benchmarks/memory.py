@@ -187,7 +187,9 @@ def driver(count: int, run_units: RunUnits = on_ray) -> dict[str, Any]:
         path = folder / "manifest.parquet"
         in_a_process("write_made_up_manifest", f"'{path}', {count}")
         before, started = rss_mb(), time.perf_counter()
-        params = ExtractParams(frames_per_snippet=1, train_crops=1, test_crop=0, max_failed_fraction=0.0)
+        params = ExtractParams(
+            frames_per_snippet=1, train_crops=1, test_crop=0, max_failed_fraction=0.0, max_lost_fraction=0.05
+        )
         for _ in range(2):
             store = FeatureStore(folder / "features", folder / ".cache", PROVENANCE)
             fill_store(

@@ -50,7 +50,13 @@ class LocalRunner:
 
 
 def extract_params(**changes: object) -> ExtractParams:
-    settings = {"frames_per_snippet": 1, "train_crops": 10, "test_crop": 0, "max_failed_fraction": 0.0}
+    settings = {
+        "frames_per_snippet": 1,
+        "train_crops": 10,
+        "test_crop": 0,
+        "max_failed_fraction": 0.0,
+        "max_lost_fraction": 0.05,
+    }
     return ExtractParams(**(settings | changes))
 
 

@@ -31,7 +31,9 @@ PROVENANCE = Provenance(
     frames_per_snippet=1,
     recipe="made up",
 )
-PARAMS = ExtractParams(frames_per_snippet=1, train_crops=5, test_crop=0, max_failed_fraction=0.0)
+PARAMS = ExtractParams(
+    frames_per_snippet=1, train_crops=5, test_crop=0, max_failed_fraction=0.0, max_lost_fraction=0.05
+)
 
 
 def make_video(name: str, frames: int, split: str = "train", **changes: object) -> Video:

@@ -54,7 +54,8 @@ def manifest_of(corpus: Path, names: str = "abcd"):
     for path in sorted(corpus.iterdir()):
         if path.stem in names:
             split = "test" if path.stem == "b" else "train"
-            videos.append(make_video(path.stem, probe(path).num_frames, split, uri=path.name))
+            info = probe(path)
+            videos.append(make_video(path.stem, info.num_frames, split, uri=path.name, intact=info.intact))
     return make_manifest(videos)
 
 

@@ -159,7 +159,9 @@ def test_it_fills_a_store_goes_on_and_keeps_to_the_budget(tmp_path):
             np.save(root / f"{name}__{crop}.npy", _rows(7))
     (root / "b__4.npy").unlink()
     manifest = Manifest("ucf_crime", "official_features", UCF_CRIME, videos)
-    params = ExtractParams(frames_per_snippet=1, train_crops=10, test_crop=5, max_failed_fraction=0.0)
+    params = ExtractParams(
+        frames_per_snippet=1, train_crops=10, test_crop=5, max_failed_fraction=0.0, max_lost_fraction=0.05
+    )
     given = []
 
     def run_units(units, **callbacks):

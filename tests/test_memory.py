@@ -13,7 +13,7 @@ import resource, sys
 from vadclip.video.reader import FrameReader
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-with FrameReader(sys.argv[1], decoder=sys.argv[2]) as reader:
+with FrameReader(sys.argv[1], decoder=sys.argv[2], intact=True) as reader:
     for batch in reader.read(range(8, reader.index.num_frames, 16), batch_frames=64):
         pass
 print(reader.index.num_frames, reader.decoder, peak() - before)

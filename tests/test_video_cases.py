@@ -63,7 +63,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 def in_order(path: Path) -> tuple[list[np.ndarray], int]:
     """Every picture by number, decoded from the start by a few lines of PyAV, and how many there are not.
 
-    What a decoder leaves in a damaged picture depends on its threads, and on how many others are held meanwhile.
+    What a decoder leaves in a damaged picture depends on its threads, and on how many others are held.
     """
     packet_times, pictures, held = [], {}, []
     with av.open(str(path)) as container:
@@ -124,9 +124,7 @@ def test_one_reader_of_slices_in_any_order(name: str, videos: Callable[[str], Pa
     lost = 0
     with FrameReader(videos(name), expected_frames=COUNT) as reader:
         for start in np.random.default_rng(0).permutation(range(0, COUNT, 8)).tolist():
-            got = np.concatenate(
-                list(reader.read([start + 3], batch_frames=1, since=start, until=start + 8))
-            )
+            got = np.concatenate(list(reader.read([start + 3], batch_frames=1, since=start, until=start + 8)))
             np.testing.assert_array_equal(got, [expected[start + 3]])
             lost += reader.lost
     assert lost == CASES[name].lost
@@ -202,7 +200,7 @@ def test_a_file_that_tells_neither_rate_nor_length(tmp_path: Path) -> None:
 
 def test_a_container_that_is_refused_can_be_remuxed(tmp_path: Path) -> None:
     path = write_video(tmp_path / "a.h263", 20, size=(176, 144), codec="h263")
-    with pytest.raises(VideoError, match="ffmpeg -i FILE -map 0:v:0 -c copy FILE.nut"):
+    with pytest.raises(VideoError, match=r"ffmpeg -i FILE -map 0:v:0 -c copy FILE\.nut"):
         probe(path)
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.nut"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])

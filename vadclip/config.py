@@ -116,6 +116,8 @@ class ExtractParams(Section):
     train_crops: Literal[1, 5, 10]
     test_crop: Annotated[int, Field(ge=0, le=9)]
     max_failed_fraction: Fraction
+    max_lost_fraction: Fraction
+    """A video of which more pictures cannot be decoded has failed."""
 
 
 class ModelParams(Section):

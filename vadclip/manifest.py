@@ -27,7 +27,7 @@ from vadclip.remote import address_fault, is_remote, shown
 SNIPPET_FRAMES = 16  # consecutive frames per snippet (vadclip.md section 1)
 SPLITS = ("train", "val", "test")
 SOURCES = ("videos", "official_features")
-MANIFEST_VERSION = 1
+MANIFEST_VERSION = 2
 _ROW_GROUP, _BATCH = 16_384, 1024  # rows written at a time, and read
 
 _SEGMENT = pa.struct([("start_frame", pa.int64()), ("end_frame", pa.int64()), ("label", pa.string())])
@@ -48,6 +48,7 @@ _COLUMNS = [
     pa.field("content_hash", pa.string(), nullable=False),
     pa.field("probe_error", pa.string()),
     pa.field("untimed", pa.bool_(), nullable=False),
+    pa.field("intact", pa.bool_(), nullable=False),
 ]
 
 
@@ -91,6 +92,8 @@ class Video:
     """Why the file cannot be used; None if it can."""
     untimed: bool = False
     """The one segment is the whole video because no times are known (dataset.untimed: whole_video)."""
+    intact: bool = False
+    """Ingest has decoded all of it without a fault, so decord may read it; of short, ordinary videos only."""
 
     @property
     def num_snippets(self) -> int:

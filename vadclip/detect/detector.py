@@ -107,7 +107,13 @@ class Detector:
         rules = Rules(threshold, self._prompt_threshold, self._judge.prompt_labels)
         with _local(str(path), beat) as local:
             info = probe(local)
-            found = Probe(num_frames=info.num_frames, fps=info.fps, width=info.width, height=info.height)
+            found = Probe(
+                num_frames=info.num_frames,
+                fps=info.fps,
+                width=info.width,
+                height=info.height,
+                intact=info.intact,
+            )
             video = unlabelled(Source("video", local), found)
             rows_RD = self._rows(video, beat)
             edges, _ = snippet_edges(local, video, len(rows_RD))

@@ -17,8 +17,7 @@ from PIL import Image
 
 from vadclip.files import atomic_path, write_text_atomic
 from vadclip.manifest import SNIPPET_FRAMES, Video
-from vadclip.video.frame_index import open_video, scan
-from vadclip.video.reader import FrameReader
+from vadclip.video.reader import FrameReader, frame_times
 
 MOST_THUMBNAILS = 60
 _SNIPPETS_EACH = 3  # a thumbnail every two seconds of a short video
@@ -82,14 +81,6 @@ def snippet_edges(path: str, video: Video, snippets: int) -> tuple[npt.NDArray[n
         note = f"the file does not tell its frames' times: seconds are frame / {fps:g}"
     last = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0)
     return np.append(times, last)[: snippets * SNIPPET_FRAMES + 1 : SNIPPET_FRAMES], note
-
-
-def frame_times(path: str) -> npt.NDArray[np.float64] | None:
-    """Return the second at which each frame is shown."""
-    index = scan(path)
-    with open_video(path) as (_, stream):
-        base = stream.time_base
-    return (index.pts - index.pts[0]) * float(base) if index.ordered and base else None
 
 
 def clear_others(root: Path, content_hashes: Iterable[str]) -> None:

@@ -20,6 +20,8 @@ from vadclip.model.folder import ModelInfo, load_model
 from vadclip.model.vadclip import VadClip
 
 CLIP_VARIABLE = "VADCLIP_CLIP"
+MAX_LOST_FRACTION = 0.05
+"""A video of which more pictures cannot be decoded is too damaged to be judged."""
 ASSUMED = (
     "the model was trained on imported features, whose recipe is not known: frames are encoded with the CLIP "
     "that it names, centre crop, frame 8 of each 16, in fp32; its scores and thresholds may not carry over"
@@ -43,6 +45,7 @@ class Recipe:
             train_crops=1,
             test_crop=self.crop,
             max_failed_fraction=0.0,
+            max_lost_fraction=MAX_LOST_FRACTION,
         )
 
 

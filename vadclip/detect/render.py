@@ -21,7 +21,8 @@ from vadclip.detect.find import FoundEvent
 from vadclip.errors import VideoError
 from vadclip.files import atomic_path
 from vadclip.manifest import SNIPPET_FRAMES
-from vadclip.video.frame_index import FrameIndex, check_size, scan
+from vadclip.video.container import check_size
+from vadclip.video.frame_index import FrameIndex, scan
 
 _CALM, _ALARM, _GROUND, _MARK = (86, 160, 211), (213, 94, 0), (20, 20, 20), (255, 255, 255)
 
@@ -73,7 +74,7 @@ def _write(
                 assert isinstance(frame, VideoFrame)
                 check_size(frame.width, frame.height)
                 rgb_HW3 = np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
-                picture_HW3 = np.ascontiguousarray(np.rot90(rgb_HW3, index.rotation))
+                picture_HW3 = index.orientation.apply(rgb_HW3)
                 if index.ordered and frame.pts is not None:
                     number = int(np.searchsorted(index.pts, frame.pts))
                 here = [event for event in events if event.start_frame <= number < event.end_frame]
@@ -106,7 +107,7 @@ def _packets(given: Any, streams: Sequence[Any]) -> Iterator[Any]:
 
 
 def _add_video(made: Any, pictures: Any, index: FrameIndex) -> Any:
-    width, height = (index.height, index.width) if index.rotation % 2 else (index.width, index.height)
+    width, height = index.shown_size
     rate = pictures.average_rate or pictures.guessed_rate or Fraction(25)
     video = made.add_stream("libx264", rate=rate, options={"preset": "veryfast", "crf": "23"})
     video.width, video.height = width + width % 2, height + height % 2  # 4:2:0 halves both

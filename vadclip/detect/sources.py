@@ -15,7 +15,7 @@ SUFFIXES = tuple(
     f".{suffix}"
     for suffix in (
         "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv", "wmv", "asf",
-        "ogv", "3gp", "mxf",
+        "ogv", "3gp", "mxf", "dav", "ifv", "nuv",
     )
 )  # fmt: skip
 """Of files that count as videos inside a folder; a file that is named itself may have any name."""

@@ -99,7 +99,9 @@ class OpenVideo:
         key = (path, part.content_hash, file)
         if self._reader is None or self._key != key:
             self._close_reader()
-            self._reader = FrameReader(path, decoder=self._decoder, expected_frames=part.num_frames)
+            self._reader = FrameReader(
+                path, decoder=self._decoder, intact=part.intact, expected_frames=part.num_frames
+            )
             self._key = key
         return self._reader
 
@@ -138,6 +140,7 @@ class _End:
 
     number: int
     reached: int = 0
+    lost: int = 0
     error: VideoError | None = None
 
 
@@ -196,6 +199,7 @@ def _read_unit(
             batches = reader.read(
                 frame_numbers(part, unit.frames_per_snippet),
                 batch_frames=min(64, max(1, _READ_BYTES // frame_bytes)),
+                since=part.since_frame,
                 until=part.until_frame,
                 beat=lambda: beat(0),
             )
@@ -207,9 +211,9 @@ def _read_unit(
                 with out.clock("resize"):
                     frames_NHW3 = resize_frames(frames_NHW3, image_size)
                 yield _Frames(number, frames_NHW3)
-            out.counts["frames"] += max(0, reader.reached - part.start * SNIPPET_FRAMES)
+            out.counts["frames"] += max(0, reader.reached - part.since_frame)
             out.counts[f"slices_{reader.decoder}"] += 1
-            yield _End(number, reader.reached)
+            yield _End(number, reader.reached, reader.lost)
         except VideoError as error:
             videos.close()
             yield _End(number, error=error)
@@ -264,5 +268,5 @@ def _finish_slice(
         out.failures.append(Failure(part.video_id, part.content_hash, error, lasting))
         return
     for position, crop in enumerate(part.crops):
-        out.blocks.append(part.block(crop, rows=rows, frames=end.reached))
+        out.blocks.append(part.block(crop, rows=rows, frames=end.reached, lost=end.lost))
         out.arrays.append(features_RCD[:, position])

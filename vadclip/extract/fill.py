@@ -91,7 +91,7 @@ def fill_store(
                         progress.message(f"{failure.video_id}: {failure.error}")
                     del outcome  # its rows leave Ray's object store before the next ones are waited for
     tally = Tally()
-    store.finish(videos, crops, tally.add)
+    store.finish(videos, crops, params.max_lost_fraction, tally.add)
     seconds["total"] = time.monotonic() - started
     return Filled(tally, seconds, counts)
 

@@ -109,26 +109,33 @@ class FeatureStore:
         self,
         videos: Videos,
         crops: Mapping[str, Sequence[int]],
+        max_lost_fraction: float,
         note: Callable[[IndexRow], None] = lambda row: None,
     ) -> None:
         """Bring the files to rest: drop what is not needed, merge small shards, write the index.
 
         `videos` are the manifest's, sorted by `video_id`; they are gone through twice, and `note` gets each
         one's row. `crops` says which crops each split wants; others that are there stay, unseen by readers.
-        Every usable video must be complete or failed. A video whose file could not be looked into keeps all
-        that there is of it, unseen too: its disk may just not be mounted. Changes no byte where there is
-        nothing to do. Raises InputError if the disk is full or read-only.
+        A video of which more than `max_lost_fraction` of the pictures cannot be decoded has failed, and its
+        rows stay, unseen too, should more be allowed one day. Every usable video must be complete or failed.
+        A video whose file could not be looked into keeps all that there is of it: its disk may just not be
+        mounted. Changes no byte where there is nothing to do. Raises InputError if the disk is full or
+        read-only.
         """
         for video in videos:
             if video.probe_error is not None:
                 self._ledger.keep_all(video)
                 continue
             there = self._ledger.of(video)
-            if there.crops and self._outcome(there, crops[video.split]).status == "ok":
+            outcome = self._outcome(there, crops[video.split], max_lost_fraction)
+            if there.crops and (outcome.status == "ok" or outcome.lost_frames):
                 self._ledger.keep(video, there.complete())
         with self._disk_faults():
             merge_shards(self._ledger, self.folder, self.provenance)
-            rows = (self._outcome(self._ledger.of(video), crops[video.split]) for video in videos)
+            rows = (
+                self._outcome(self._ledger.of(video), crops[video.split], max_lost_fraction)
+                for video in videos
+            )
             write_index(self.folder, self._noted(rows, note), self.provenance)
             self._failures.settle()
 
@@ -146,7 +153,7 @@ class FeatureStore:
                 self._failures.keep(row.video_id)
             yield row
 
-    def _outcome(self, there: Coverage, crops: Sequence[int]) -> IndexRow:
+    def _outcome(self, there: Coverage, crops: Sequence[int], max_lost_fraction: float) -> IndexRow:
         video = there.video
         error, rows, frames, placed = video.probe_error, 0, video.num_frames, list[Placed]()
         if error is None and not video.too_short:
@@ -173,9 +180,15 @@ class FeatureStore:
         if rows == 0:
             short = f"too short: {frames} of the {SNIPPET_FRAMES} frames of a snippet can be decoded"
             return replace(row, note=short, shards=(), crops=())
+        notes = []
         if frames < video.num_frames:
-            return replace(row, note=f"cut off: only {frames} of {video.num_frames} frames can be decoded")
-        return row
+            notes.append(f"cut off: only {frames} of {video.num_frames} frames can be decoded")
+        if row.lost_frames:
+            notes.append(f"{row.lost_frames} of {video.num_frames} pictures cannot be decoded")
+        if row.lost_frames > max_lost_fraction * video.num_frames:
+            error = f"{notes[-1]}, more than extract.max_lost_fraction {max_lost_fraction:g} allows"
+            return replace(row, status="failed", error=error, shards=(), rows=0, crops=(), decoded_frames=0)
+        return replace(row, note="; ".join(notes) or None)
 
     def _exchange_superseded(self) -> None:
         aside = self._cache / "superseded"

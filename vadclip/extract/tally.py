@@ -1,7 +1,7 @@
 """What became of the videos of a run: counts, figures and the budget of failures."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from vadclip.errors import InputError
@@ -19,16 +19,24 @@ class Tally:
     """Videos by what became of them: ok, failed, too_short."""
     rows: int = 0
     """Of all crops."""
+    lost_frames: int = 0
+    damaged: int = 0
+    """Videos of which pictures cannot be decoded."""
     failed: list[str] = field(default_factory=list)
-    """The first failed videos, each with its error."""
+    """Failed videos, the first of them each with its error."""
+    too_damaged: list[str] = field(default_factory=list)
+    """Those that failed because too many of their pictures cannot be decoded."""
 
     def add(self, row: IndexRow) -> None:
         """Count one video."""
         kind = "failed" if row.status == "failed" else "ok" if row.rows else "too_short"
         self.kinds[kind] += 1
         self.rows += row.rows * len(row.crops)
-        if kind == "failed" and len(self.failed) < _NAMED:
-            self.failed.append(f"{row.video_id} ({row.error})")
+        self.lost_frames += row.lost_frames
+        self.damaged += row.lost_frames > 0
+        if kind == "failed":
+            names = self.too_damaged if row.lost_frames else self.failed
+            names.append(f"{row.video_id} ({row.error})" if len(names) < _NAMED else "")
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Filled:
         kinds = ("ok", "failed", "too_short")
         figures: dict[str, float] = {f"videos_{kind}": self.tally.kinds[kind] for kind in kinds}
         figures["rows"] = self.tally.rows
+        figures["lost_frames"] = self.tally.lost_frames
         figures |= {f"run_{name}": count for name, count in sorted(self.counts.items())}
         figures |= {f"run_seconds_{name}": round(value, 3) for name, value in sorted(self.seconds.items())}
         for what in ("images", "frames", "rows_imported"):
@@ -60,16 +69,26 @@ class Filled:
         took = format_seconds(self.seconds["total"])
         work = f"{', '.join(done)} in {took}" if done else "nothing was missing"
         there = f"{kinds['ok']:,} videos with {self.tally.rows:,} rows"
-        return f"{there}, {kinds['failed']:,} failed, {kinds['too_short']:,} too short; {work}"
+        ended = f"{there}, {kinds['failed']:,} failed, {kinds['too_short']:,} too short"
+        if self.tally.lost_frames:
+            ended += f", {self.tally.lost_frames:,} pictures of {self.tally.damaged:,} cannot be decoded"
+        return f"{ended}; {work}"
 
     def check_budget(self, max_failed_fraction: float) -> None:
         """Raise InputError, naming them, if more than the given fraction of the videos failed."""
         failed, count = self.tally.kinds["failed"], self.tally.kinds.total()
         if failed <= max_failed_fraction * count:
             return
-        names = ", ".join(self.tally.failed)
-        more = f" and {failed - _NAMED} more, see index.parquet" if failed > _NAMED else ""
+        kinds = [_named(self.tally.failed)] if self.tally.failed else []
+        if self.tally.too_damaged:
+            kinds.append(f"damaged in too many pictures: {_named(self.tally.too_damaged)}")
         raise InputError(
             f"{failed} of {count} videos failed, more than extract.max_failed_fraction "
-            f"{max_failed_fraction:g} allows: {names}{more}. The good ones are kept; repair or remove these"
+            f"{max_failed_fraction:g} allows: {'; '.join(kinds)}. The good ones are kept; repair or remove "
+            "these"
         )
+
+
+def _named(videos: Sequence[str]) -> str:
+    more = f" and {len(videos) - _NAMED} more, see index.parquet" if len(videos) > _NAMED else ""
+    return ", ".join(videos[:_NAMED]) + more

@@ -25,6 +25,13 @@ class Slice:
     crops: tuple[int, ...]
     start: int
     stop: int
+    intact: bool = False
+    """As the manifest says."""
+
+    @property
+    def since_frame(self) -> int:
+        """First frame of the slice."""
+        return self.start * SNIPPET_FRAMES
 
     @property
     def until_frame(self) -> int:
@@ -88,7 +95,14 @@ def plan_units(
         gathered = begun.setdefault(gap.crops, _Gathered())
         for start, stop in pairwise(edges):
             part = Slice(
-                video.video_id, video.content_hash, location, video.num_frames, gap.crops, start, stop
+                video.video_id,
+                video.content_hash,
+                location,
+                video.num_frames,
+                gap.crops,
+                start,
+                stop,
+                intact=video.intact,
             )
             images = Unit((part,), frames_per_snippet).images
             if gathered.slices and gathered.images + images > unit_images:

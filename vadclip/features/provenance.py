@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 
 from vadclip.errors import InputError
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised by hand when code changes the features equal input gives; golden features guard it."""
 
 RECIPE = (

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from vadclip.files import atomic_path, held_alone
 
-PROBE_VERSION = "2"  # raise when `video.probe` counts or refuses otherwise: older memories are then forgotten
+PROBE_VERSION = "3"  # raise when `video.probe` counts or refuses otherwise: older memories are then forgotten
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,8 @@ class Probe:
     content_hash: str = ""
     """SHA-256; empty if the file could not be read."""
     error: str | None = None
+    intact: bool = False
+    """See `video.reader.VideoInfo`."""
 
 
 _SCHEMA = pa.schema(
@@ -52,6 +54,7 @@ _SCHEMA = pa.schema(
         ("bytes", pa.int64()),
         ("content_hash", pa.string()),
         ("error", pa.string()),
+        ("intact", pa.bool_()),
     ],
     metadata={"vadclip.probe_version": PROBE_VERSION},
 )

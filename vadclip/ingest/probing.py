@@ -134,7 +134,7 @@ def look_into(path: str, beat: Callable[[], None] = lambda: None) -> tuple[Probe
                 header = read_feature_header(local)
                 return replace(known, num_frames=header.rows * SNIPPET_FRAMES, width=header.width), True
             info = probe(local)
-            known = replace(known, num_frames=info.num_frames, fps=info.fps)
+            known = replace(known, num_frames=info.num_frames, fps=info.fps, intact=info.intact)
             return replace(known, width=info.width, height=info.height), True
     except VideoError as error:
         return replace(known, error=_without_path(error, path)), True

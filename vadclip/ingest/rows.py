@@ -202,6 +202,7 @@ def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
         content_hash=probe.content_hash,
         probe_error=probe.error,
         untimed=untimed,
+        intact=probe.intact,
     )
 
 

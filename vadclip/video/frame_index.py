@@ -54,6 +54,11 @@ class FrameIndex:
     orientation: Orientation
 
     @property
+    def shown_size(self) -> tuple[int, int]:
+        """Width and height of a picture as it is shown."""
+        return (self.height, self.width) if self.orientation.transpose else (self.width, self.height)
+
+    @property
     def num_frames(self) -> int:
         """Frames counted from packets; only of an ordered file."""
         return len(self.pts)
@@ -75,7 +80,8 @@ def scan(path: str) -> FrameIndex:
             if packet.is_discard:
                 edited = True
                 continue
-            entry = packet.is_keyframe
+            # VP8's decoder is silent about damage, which outlives its key frames: only the start is safe.
+            entry = packet.is_keyframe and (codec.name != "vp8" or not times)
             if units is not None:
                 kind = units.picture_type(bytes(packet))
                 if kind is None:

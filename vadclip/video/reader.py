@@ -60,9 +60,7 @@ def probe(path: str | Path) -> VideoInfo:
     if not index.ordered:
         with open_video(str(path)) as (container, stream):
             num_frames = sum(1 for _ in decode(container, stream))
-    width, height = index.width, index.height
-    if index.orientation.transpose:
-        width, height = height, width
+    width, height = index.shown_size
     intact = _fits_decord(index) and _decodes_whole(str(path), index)
     return VideoInfo(num_frames=num_frames, fps=index.fps, width=width, height=height, intact=intact)
 
