@@ -105,7 +105,7 @@ def test_a_file_that_is_no_manifest(tmp_path):
     with pytest.raises(InputError, match=r"is not a readable manifest"):
         read_manifest(path)
     pq.write_table(pa.table({"video_id": ["a"]}), path)
-    with pytest.raises(InputError, match=r"is no manifest of version 1; run the ingest stage again"):
+    with pytest.raises(InputError, match=r"is no manifest of version 2; run the ingest stage again"):
         read_manifest(path)
 
 
