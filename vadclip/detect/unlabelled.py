@@ -33,4 +33,5 @@ def unlabelled(source: Source, probe: Probe) -> Video:
         bytes=probe.bytes,
         content_hash=probe.content_hash,
         probe_error=probe.error,
+        intact=probe.intact,
     )
