@@ -4,7 +4,7 @@
 
 The actor: ten crops of 320x240 H.264 videos of growing length, read and resized as an actor does, with an
 encoder that only makes up rows, so that what is measured stands beside torch and the model. The driver: a
-manifest of growing length through `fill_store` and Ray, with workers that write shards and decode nothing.
+manifest of growing length through `fill_store` and Ray, with workers that return rows and decode nothing.
 Each line is the peak of a process of its own.
 """
 

@@ -1,8 +1,13 @@
-"""A real Ray cluster on this machine whose nodes lack this project, and workers that go wrong there."""
+"""A real Ray cluster on this machine, and workers that go wrong there.
+
+Its nodes lack this package and, where the machine lets a process hide a folder, the project's folder.
+"""
 
 import ctypes
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +16,8 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private import services
+from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 
 from vadclip.extract.encode import Extracted
@@ -31,10 +38,13 @@ sys.meta_path.insert(0, Hidden)
 
 
 class Nodes:
-    """The cluster: a head without CPUs, where drivers connect, and nodes of one CPU each."""
+    """The cluster: a head without CPUs, where drivers connect, and nodes of one CPU each.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    If `project` is `hidden`, that folder is empty for the nodes: they do not see a stage that works there.
+    """
+
+    def __init__(self, folder: Path, project: Path, *, hidden: bool) -> None:
+        self.folder, self.project, self.hidden = folder, project, hidden
         (folder / "hide").mkdir()
         (folder / "hide" / "sitecustomize.py").write_text(HIDE)
         self.cluster = Cluster(initialize_head=True, head_node_args=self._node(num_cpus=0))
@@ -57,10 +67,10 @@ class Nodes:
         return {node.node_id for node in self.cluster.worker_nodes}
 
     def _node(self, **resources: float) -> dict[str, Any]:
-        # A place for temporary files of its own, as nodes have that are machines.
-        temporary = self.folder / f"node{len(list(self.folder.glob('node*')))}"
-        temporary.mkdir()
-        environment = {"PYTHONPATH": str(self.folder / "hide"), "TMPDIR": str(temporary)}
+        # A HOME and a place for temporary files of its own, as nodes have that are machines.
+        own = self.folder / f"node{len(list(self.folder.glob('node*')))}"
+        own.mkdir()
+        environment = {"PYTHONPATH": str(self.folder / "hide"), "TMPDIR": str(own), "HOME": str(own)}
         return {
             **resources,
             "object_store_memory": 80 * 2**20,
@@ -69,13 +79,34 @@ class Nodes:
         }
 
 
+def hiding_command(folder: Path) -> list[str]:
+    """Return what, put before a command, makes `folder` empty for it; nothing if the machine forbids that."""
+    hide = ["sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(folder)]
+    for unshare in (["unshare", "--mount"], ["unshare", "--mount", "--map-root-user"]):
+        tried = shutil.which("unshare") and subprocess.run(
+            [*unshare, *hide, "true"], capture_output=True, check=False
+        )
+        if tried and tried.returncode == 0:
+            return [*unshare, *hide]
+    return []
+
+
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Nodes]:
     """Start a cluster, and work in a folder from which its nodes cannot import either."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("PYTHONPATH", raising=False)
-        nodes = Nodes(folder)
+        project = folder / "project"
+        project.mkdir()
+        hiding, start = hiding_command(project), services.start_ray_process
+
+        def start_apart(command: list[str], process_type: str, *more: Any, **settings: Any) -> Any:
+            before = hiding if process_type == PROCESS_TYPE_RAYLET else []
+            return start([*before, *command], process_type, *more, **settings)
+
+        patch.setattr(services, "start_ray_process", start_apart)
+        nodes = Nodes(folder, project, hidden=bool(hiding))
         try:
             yield nodes
         finally:
@@ -125,6 +156,8 @@ class Errands:
                 beat(0)
         if what == "wait":
             until(self.notes / more[0], beat)
+        if what == "look":
+            return Path(more[0]).exists()
         if what == "read":
             copy = self.files[more[0]]
             return copy, Path(copy).read_bytes(), __import__("vadclip").__file__

@@ -16,7 +16,6 @@ from pool_workers import FaultyWorker
 
 from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
-from vadclip.pool import pool
 from vadclip.pool.cluster import Cluster
 from vadclip.pool.pool import Outcome, Pool
 
@@ -42,9 +41,10 @@ def run(
     folder: Path,
     tasks: list[tuple[str, ...]],
     execution: ExecutionParams = EXECUTION,
+    max_losses: int = 5,
     **more: Callable[..., object],
 ) -> list[Outcome[tuple[str, ...], list[str]]]:
-    with Pool(partial(FaultyWorker, folder, "well"), execution) as started:
+    with Pool(partial(FaultyWorker, folder, "well"), execution, max_losses=max_losses) as started:
         return list(started.run(tasks, split=split, **more))
 
 
@@ -88,8 +88,7 @@ def test_a_task_that_takes_its_node_along_is_not_tried_for_ever(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Cluster, "lost", lambda self, node_id: True)
-    monkeypatch.setattr(pool, "_MAX_LOSSES", 1)
-    outcomes = run(tmp_path, [("poison",), ("good",)])
+    outcomes = run(tmp_path, [("poison",), ("good",)], max_losses=1)
     assert {outcome.task: outcome.error for outcome in outcomes} == {
         ("good",): None,
         ("poison",): "its node died, 2 times (at each of 2 attempts)",

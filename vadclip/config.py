@@ -119,6 +119,10 @@ class ExtractParams(Section):
     max_lost_fraction: Fraction
     """A video of which more pictures cannot be decoded has failed."""
 
+    def crops(self, split: str) -> tuple[int, ...]:
+        """Numbers of the crops that the videos of `train`, `val` or `test` get."""
+        return tuple(range(self.train_crops)) if split == "train" else (self.test_crop,)
+
 
 class ModelParams(Section):
     """VadCLIP's own architecture; its width is the CLIP's joint dimension."""

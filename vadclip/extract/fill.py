@@ -1,6 +1,6 @@
 """Bringing a feature store up to date with a manifest: plan what is missing, run it, take it in, account.
 
-Who does the work is a parameter (`run_units`): a pool of actors, or whatever else turns units into rows.
+`run_units` does the work: a pool of actors as a rule (`on_ray.run_units`), any function in tests.
 """
 
 import time
@@ -15,13 +15,13 @@ from vadclip.extract.failures import Failure
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled, Tally
 from vadclip.extract.units import Unit, plan_units
-from vadclip.manifest import Videos, locate
+from vadclip.manifest import SPLITS, Videos, locate
 from vadclip.pool.work import Outcome
 from vadclip.progress import track
 
 UNIT_BYTES = 64 * 2**20
-"""Rows of a unit take at most so much, whatever `execution.unit_images` says: an actor holds one unit's rows,
-and one more per actor may wait to be written."""
+"""Bound of a unit's rows, whatever `execution.unit_images` says. An actor holds the rows of one unit, and one
+unit more per actor may wait to be written."""
 
 
 class RunUnits(Protocol):
@@ -36,15 +36,6 @@ class RunUnits(Protocol):
         tell: Callable[[str], None],
     ) -> Generator[Outcome[Unit, Extracted], None, None]:
         """Yield how each unit, or each part of one that was split, ended."""
-
-
-def crops_by_split(params: ExtractParams) -> dict[str, tuple[int, ...]]:
-    """Crops that each split's videos get."""
-    return {
-        "train": tuple(range(params.train_crops)),
-        "val": (params.test_crop,),
-        "test": (params.test_crop,),
-    }
 
 
 def fill_store(
@@ -63,7 +54,7 @@ def fill_store(
     interrupt loses no more than the units at work. Failed videos are rows of the index.
     """
     started = time.monotonic()
-    crops = crops_by_split(params)
+    crops = {split: params.crops(split) for split in SPLITS}
     gaps = (
         (video, locate(video, root), gap)
         for video in videos

@@ -36,16 +36,16 @@ class ShardSize:
 
 
 class Ledger:
-    """The blocks of a store, by video, content and crop; what is there twice counts once."""
+    """The blocks of a store, by video, content and crop; a block that lies in two shards counts once."""
 
     def __init__(self) -> None:
         self.shards: dict[str, ShardSize] = {}
         self._table = _open_table(_SCHEMA)
 
     def add(self, shard: Shard) -> None:
-        """Take in a shard's blocks; of those that share snippets the one that holds all of the others counts.
+        """Take in a shard's blocks.
 
-        Without such a one it is the one that was there first.
+        Of blocks that share snippets the one that holds all of the others counts, or else the earliest.
         """
         self.shards[shard.path.name] = ShardSize(len(shard.blocks), shard.row_bytes)
         for number, block in enumerate(shard.blocks):
@@ -68,7 +68,7 @@ class Ledger:
             )
 
     def of(self, video: Video) -> Coverage:
-        """Return what there is of a video as it is now."""
+        """Return the blocks of a video as it is now."""
         found = self._table.execute(
             f"SELECT {_BLOCK}, shard, number FROM blocks WHERE video_id = ? AND content_hash = ? "
             "ORDER BY crop, start",

@@ -1,4 +1,4 @@
-"""Bringing a store's shards to rest: rows that nobody needs go, and what is small becomes large.
+"""Bringing a store's shards to rest: rows that no video needs go, and small shards become large ones.
 
 Merged shards hold the kept blocks in the order of manifest, crop and snippet and are cut by size, so equal
 content gives equal files. Of the store, only the shards being written and their sources' footers are in

@@ -1,4 +1,4 @@
-"""Filling the feature store: what is there, what is missing, and how new rows get in.
+"""The feature store as the extract stage fills it: which rows are missing, and how new ones get in.
 
 A run opens the store (`FeatureStore`), asks what is missing, adds the rows that workers return, and
 finishes: rows of videos that left the manifest go, small shards are merged, index.parquet is written. One

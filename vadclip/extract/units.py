@@ -1,4 +1,4 @@
-"""What is one piece of work of an extraction: which snippets of which videos.
+"""One piece of work of an extraction: which snippets of which videos.
 
 A unit is slices of snippets of videos that want the same crops, sized in images. Long videos are cut into
 slices, and short ones share a unit.

@@ -1,13 +1,14 @@
-"""Remote videos on this machine's disk: each fetched once, whichever worker wants it, within a bound of size.
+"""Remote videos on this machine's disk: each is fetched once for all workers, within a bound of size.
 
-Decoders open a video again and again by its path, so the file must stay while somebody reads. For each video:
+Decoders open a video again and again by its path, so the file must stay while a worker reads it. For each
+video:
 
-    <key>.lock    flock: readers share it, who fetches or removes has it alone; its time: the last use
+    <key>.lock    flock: readers share it, fetching and removing need it alone; its time: the last use
     <key>.video   the whole file; renamed from <key>.part, which has its final size from the start
 
-Files in use are never removed. Who needs room and finds all of it in use waits, holding `room.lock`, so that
-nobody else takes room meanwhile: that is how a video larger than the bound comes to have the disk for itself.
-Whoever waits holds no video, so those who hold one get on. All locks end with their process.
+Files in use are never removed. A worker that needs room while all videos are in use waits and holds
+`room.lock`, so that no other worker takes room meanwhile; a video larger than the bound gets the disk for
+itself that way. A waiting worker holds no video, so the others go on. All locks end with their process.
 """
 
 import errno
@@ -76,7 +77,7 @@ class VideoCache:
         key = hashlib.sha256(f"{uri}\n{content_hash}".encode()).hexdigest()[:32]
         path = self.folder / f"{key}.video"
         while True:
-            # Who waits asks as a reader again and again: the first one to have the file may read it for long.
+            # A waiting worker asks as a reader each time: the first to have the file may read it for long.
             if (lock := self._try_lock(key, fcntl.LOCK_SH)) is not None:
                 if path.exists():
                     os.utime(lock)
@@ -89,7 +90,7 @@ class VideoCache:
                     finally:
                         os.close(lock)  # taken again as a reader's: it may be gone by then, but seldom is
                     continue
-            beat(0)  # another one fetches: it shows its own signs of life, or is killed
+            beat(0)  # another worker fetches: it shows its own signs of life, or is killed
             time.sleep(_POLL_SECONDS)
 
     def _fetch(self, uri: str, content_hash: str, path: Path, beat: Callable[[float], None]) -> None:
@@ -132,7 +133,7 @@ class VideoCache:
             os.close(lock)
 
     def _make_room(self, size: int) -> bool:
-        """Remove what was used least recently and is not in use; say whether there is room now.
+        """Remove the videos that were used least recently and are not in use; say whether there is room now.
 
         A video larger than the bound has room once nothing else is there.
         """

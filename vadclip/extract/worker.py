@@ -1,4 +1,4 @@
-"""The worker that runs units with CLIP and leaves their rows in files, on whatever machine it was started."""
+"""The worker that runs units with CLIP and returns their rows, on whatever machine it was started."""
 
 import socket
 from dataclasses import dataclass

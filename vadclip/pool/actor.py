@@ -4,22 +4,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal
+from typing import Any, Generic
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import (
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 
 from vadclip.config import ExecutionParams
 from vadclip.pool.jobs import Job
 from vadclip.pool.node_files import node_copy
-from vadclip.pool.work import T
+from vadclip.pool.work import Beat, T
 
 POLL_SECONDS = 0.5
 _START_SECONDS = 300.0
-
-
-class StalledError(Exception):
-    """A worker gave no sign of life for too long."""
 
 
 @dataclass(frozen=True)
@@ -31,32 +34,41 @@ class Shipped:
 
 
 @dataclass(frozen=True)
-class Event(Generic[T]):
-    """What a look at a member found."""
+class Done:
+    """The job ended; the actor is idle."""
 
-    kind: Literal["busy", "done", "raised", "died"]
-    """`died` as well when it stalled or its result was lost; the member is of no more use then."""
-    job: Job[T] | None
-    """The one that it had; None while it starts."""
-    amount: float
-    """Progress since the last look, taken back (negative) where the job failed."""
-    result: Any = None
-    error: Exception | None = None
+    result: Any
+
+
+@dataclass(frozen=True)
+class Raised:
+    """The worker raised an exception, from its job or at its start; the actor lives on."""
+
+    error: RayTaskError
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The actor is dead or must be killed."""
+
+    reason: str
+    blameless: bool = False
+    """Whether the actor, or its result on the way here, was lost by no fault of the job."""
 
 
 class Member(Generic[T]):
-    """An actor and what it is doing: it waits for a place, starts, and then is idle or has a job."""
+    """The driver's record of an actor: it waits for a place, starts, and then is idle or has a job."""
 
-    def __init__(self, actor: Any, start: Callable[[Any], Any], execution: ExecutionParams) -> None:
-        self.actor, self._start, self._stall_seconds = actor, start, execution.stall_seconds
+    def __init__(self, actor: Any, start: Callable[[Any], Any], stall_seconds: float) -> None:
+        self.actor, self._start, self._stall_seconds = actor, start, stall_seconds
         self.ref: Any = actor.place.remote()
         """The call under way."""
         self.node: str | None = None
         """Where it runs; None while it waits for a place."""
         self.started = False
         self.job: Job[T] | None = None
-        self.amount = 0.0
         self.waiting_since = self._alive_at = time.monotonic()
+        self._amount = 0.0
         self._poll: Any = None
         self._polled_at = 0.0
         self._beats = -1
@@ -69,60 +81,70 @@ class Member(Generic[T]):
     def give(self, job: Job[T]) -> None:
         """Let it do a job."""
         self.job, self.ref = job, self.actor.run.remote(job.task)
-        self._poll, self._beats, self.amount, self._alive_at = None, -1, 0.0, time.monotonic()
+        self._poll, self._beats, self._amount, self._alive_at = None, -1, 0.0, time.monotonic()
 
-    def look(self, *, ended: bool) -> Event[T]:
-        """Return what happened since the last look; `ended` says that the call under way has."""
-        job = self.job
+    def step(self, returned: bool, progress: Beat) -> Done | Raised | Ended | None:
+        """Take what the call under way brought if it returned, else look how far it is; None if all is well.
+
+        `progress` gets what the job got done since the last step, and takes it back if the job failed.
+        """
+        event: Done | Raised | Ended | None
         try:
-            if ended:
-                amount, result = self._take()
-                return Event("done", job, amount, result)
-            amount = self._poll_progress()
-            self._check_alive()
-            return Event("busy", job, amount)
+            event = self._take(progress) if returned else self._look(progress)
         except RayTaskError as error:
+            event = Raised(error)
+        except RayError as error:
+            event = Ended(_reason(error), _blameless(error))
+        if isinstance(event, Raised | Ended):
+            progress(-self._amount)
+            self._amount = 0.0
+        if isinstance(event, Raised | Done):
             self.job = None
-            return Event("raised", job, -self.amount, error=error)
-        except (RayError, StalledError) as error:
-            return Event("died", job, -self.amount if job is not None else 0.0, error=error)
+        return event
 
-    def _take(self) -> tuple[float, Any]:
-        """Return what the ended call brought: progress beyond the latest poll, and a job's result or None."""
+    def _take(self, progress: Beat) -> Done | None:
         ref, self.ref = self.ref, None
         amount, result = ray.get(ref)
         if self.node is None:
             self.node, self._alive_at = result, time.monotonic()
             self.ref = self._start(self.actor)
-            return 0.0, None
-        self.started, self.job = True, None
-        return amount - self.amount, result
-
-    def _poll_progress(self) -> float:
-        """Ask the busy actor for its progress, without waiting; return what came since the last answer."""
+            return None
+        self.started = True
         if self.job is None:
-            return 0.0
-        if self._poll is None:
-            if time.monotonic() - self._polled_at < POLL_SECONDS:
-                return 0.0
-            self._polled_at = time.monotonic()
-            self._poll = self.actor.progress.options(concurrency_group="progress").remote()
-        elif ray.wait([self._poll], timeout=0)[0]:
+            return None
+        progress(amount - self._amount)
+        return Done(result)
+
+    def _look(self, progress: Beat) -> Ended | None:
+        if self.node is None or self.idle:
+            return None  # a place is waited for without end
+        if self.job is not None and self._poll is None:
+            if time.monotonic() - self._polled_at >= POLL_SECONDS:
+                self._polled_at = time.monotonic()
+                self._poll = self.actor.progress.options(concurrency_group="progress").remote()
+        elif self.job is not None and ray.wait([self._poll], timeout=0)[0]:
             beats, amount = ray.get(self._poll)
             self._poll = None
             if beats != self._beats:
                 self._beats, self._alive_at = beats, time.monotonic()
-            amount, self.amount = amount - self.amount, amount
-            return float(amount)
-        return 0.0
-
-    def _check_alive(self) -> None:
-        """Raise StalledError after too long without a sign of life; a place is waited for without end."""
-        if self.node is None or self.idle:
-            return
+            progress(amount - self._amount)
+            self._amount = amount
         patience = self._stall_seconds if self.started else _START_SECONDS
-        if time.monotonic() - self._alive_at > patience:
-            raise StalledError(f"nothing got done for {patience:g} s")
+        stalled = time.monotonic() - self._alive_at > patience
+        return Ended(f"nothing got done for {patience:g} s") if stalled else None
+
+
+def _reason(error: RayError) -> str:
+    if isinstance(error, OutOfMemoryError):
+        return "its node ran out of memory, and Ray ended the worker"
+    unable = isinstance(error, RayActorError) and error.actor_init_failed
+    if unable or isinstance(error, RuntimeEnvSetupError):
+        return str(error).strip().splitlines()[-1]
+    return "the worker process died"
+
+
+def _blameless(error: RayError) -> bool:
+    return isinstance(error, ObjectLostError) or (isinstance(error, RayActorError) and error.preempted)
 
 
 class _Actor:

@@ -1,7 +1,7 @@
-"""The Ray that a pool runs on: this machine's own or a cluster's; what fits there, who comes and who goes.
+"""The Ray that a pool runs on, this machine's own or a cluster's: its nodes, and how many actors fit on them.
 
-The code of this package travels to a cluster's nodes, which then need its requirements only. Weights do not:
-they are no part of the code, and those that are needed are shipped by `node_files`.
+The code of this package travels to a cluster's nodes, which then need its requirements only. Weights travel
+as `node_files`.
 """
 
 import logging

@@ -1,6 +1,6 @@
-"""Files that the driver has and its workers need: one copy a node, known by what is in it.
+"""Files of the driver's that workers need: one copy a node, named by its content's hash.
 
-Copies outlive the run: the next one with the same file finds it. How the bytes travel is the caller's affair.
+Copies outlive the run: the next one with the same file finds it. The caller brings the bytes.
 """
 
 import fcntl

@@ -1,6 +1,6 @@
 """A supervised pool of Ray actors: every task ends once, in a result or with the reason why there is none.
 
-The pool knows nothing of what its tasks are. A worker is any object with `run(task, beat)`, made in the actor
+The pool does not know its tasks. A worker is any object with `run(task, beat)`, made in the actor
 by a factory; it calls `beat(amount)` whenever something got done. What the pool adds to Ray:
 
 - An actor has one task in flight, and a dead actor is replaced, never restarted, so that a crash is blamed on
@@ -8,7 +8,8 @@ by a factory; it calls `beat(amount)` whenever something got done. What the pool
 - A task that fails (its actor died, it raised, it gave no sign of life for `stall_seconds`) is split where it
   can be, and its parts are tried alone, at most `max_attempts` times each: the guilty part is found. An actor
   stuck in native code is killed, since nothing else ends it.
-- A task whose node died is tried again first of all, and nothing is held against it.
+- A task whose node died, or whose result was lost on its way, is tried again first of all; that counts as no
+  attempt.
 - Nodes that join get actors, as long as there are tasks for them.
 - An InputError from a worker ends the run: no other attempt would do better.
 """
@@ -22,31 +23,23 @@ from pathlib import Path
 from typing import Any, Generic
 
 import ray
-from ray.exceptions import (
-    ObjectLostError,
-    OutOfMemoryError,
-    RayActorError,
-    RayError,
-    RayTaskError,
-    RuntimeEnvSetupError,
-)
+from ray.exceptions import RayError, RayTaskError
 
 from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
-from vadclip.pool.actor import POLL_SECONDS, Member, Shipped, StalledError, actor_class
+from vadclip.pool.actor import POLL_SECONDS, Done, Ended, Member, Raised, Shipped, actor_class
 from vadclip.pool.cluster import Cluster
 from vadclip.pool.jobs import Job, Jobs
 from vadclip.pool.node_files import chunks_of
-from vadclip.pool.work import Outcome, R, T, Worker
+from vadclip.pool.work import Beat, Outcome, R, T, Worker
+
+__all__ = ["Outcome", "Pool"]
 
 _MAX_DEATHS_AT_START = 3
-_MAX_LOSSES = 5
-"""A task whose node died so often may be what kills nodes: from then on it counts as its fault."""
 _VERDICT_SECONDS = 1.0
 """How long after an actor's death its node is looked at: they seldom die at the very same moment."""
-_QUIET_SECONDS, _REPEAT_SECONDS = 30.0, 60.0
-"""How long workers wait for a place before that is said, and said again."""
-_NO_ROOM_SECONDS = 600.0
+_REPEAT_SECONDS = 60.0
+"""How long after it was said that workers wait that is said again."""
 
 
 class Pool(Generic[T, R]):
@@ -54,8 +47,13 @@ class Pool(Generic[T, R]):
 
     `make_worker` gets a map from each path of `files` to where the actor's machine has that file; it is empty
     where all actors run on this machine. `result_bytes` bounds a task's result: one per actor may wait in
-    Ray's object store until the caller takes it. Raises InputError if there is no cluster at the address, or
-    it cannot place the actors asked for.
+    Ray's object store until the caller takes it.
+
+    A task whose node died more than `max_losses` times may be what kills nodes: from then on it counts as its
+    fault. Workers that wait for a place for `quiet_seconds` are told of, and after `no_room_seconds` without
+    any node that fits them the run ends.
+
+    Raises InputError if there is no cluster at the address, or it cannot place the actors asked for.
     """
 
     def __init__(
@@ -64,12 +62,21 @@ class Pool(Generic[T, R]):
         execution: ExecutionParams,
         files: Sequence[str] = (),
         result_bytes: int = 0,
+        *,
+        max_losses: int = 5,
+        quiet_seconds: float = 30.0,
+        no_room_seconds: float = 600.0,
     ) -> None:
         self._make_worker, self._execution, self._files = make_worker, execution, files
+        self._max_losses, self._quiet_seconds, self._no_room_seconds = (
+            max_losses, quiet_seconds, no_room_seconds,
+        )  # fmt: skip
         self._cluster = Cluster(execution, result_bytes)
         self._members: list[Member[T]] = []
         self._fallen: list[_Fallen[T]] = []
         self._jobs: Jobs[T] = Jobs([])
+        self._split: Callable[[T], Sequence[T]] = lambda task: [task]
+        self._tell: Callable[[str], None] = lambda line: None
         self._deaths_at_start = 0
         self._told, self._told_at, self._room_at = "", 0.0, 0.0
 
@@ -104,13 +111,13 @@ class Pool(Generic[T, R]):
     ) -> Iterator[Outcome[T, R]]:
         """Yield one outcome per task, or per part of a task that was split, as they end.
 
-        Tasks start in the given order. `split` cuts a task into parts that can be
-        blamed alone ([task] if it is one). A task no longer `wanted` when its turn comes is dropped.
+        Tasks start in the given order. `split` cuts a task into parts that can be blamed alone ([task] if it
+        is one). A task no longer `wanted` when its turn comes is dropped.
         `progress` gets what workers report by `beat`, and takes it back (negative) when the task fails;
         `tell` gets a line about that, and about nodes that come and go. Raises InputError if no node is left
         for long.
         """
-        self._jobs, self._fallen = Jobs(tasks), []
+        self._jobs, self._fallen, self._split, self._tell = Jobs(tasks), [], split, tell
         self._room_at = time.monotonic()
         self._cluster.ask_for(min(len(self._jobs), self._execution.actors or len(self._jobs)))
         while True:
@@ -120,34 +127,12 @@ class Pool(Generic[T, R]):
             for line in self._cluster.news():
                 tell(line)
             self._assign()
-            self._mind_waiting(tell)
-            ended = self._wait()
+            self._mind_waiting()
+            returned = self._wait()
             for member in list(self._members):
-                event = member.look(ended=member.ref is not None and member.ref in ended)
-                progress(event.amount)
-                if event.kind == "done":
-                    if member.started:
-                        self._deaths_at_start = 0
-                    if event.job is not None:
-                        yield Outcome(event.job.task, event.result, None)
-                elif event.kind == "raised":
-                    assert isinstance(event.error, RayTaskError)
-                    _raise_if_final(
-                        event.error, self._cluster.name(member.node or ""), starting=event.job is None
-                    )
-                    assert event.job is not None
-                    tell(str(event.error))
-                    reason = f"{type(event.error.cause).__name__}: {event.error.cause}".splitlines()[0]
-                    yield from self._blame(event.job, reason, split)
-                elif event.kind == "died":
-                    assert event.error is not None
-                    self._members.remove(member)
-                    ray.kill(member.actor)
-                    self._fallen.append(
-                        _Fallen(member, _reason(event.error), _preempted(event.error), time.monotonic())
-                    )
+                yield from self._step(member, member in returned, progress)
             while self._fallen and time.monotonic() - self._fallen[0].when > _VERDICT_SECONDS:
-                yield from self._judge(self._fallen.pop(0), split, tell)
+                yield from self._judge(self._fallen.pop(0))
 
     def _assign(self) -> None:
         """Give each idle worker a job, and start as many workers as there are jobs and places for."""
@@ -158,20 +143,38 @@ class Pool(Generic[T, R]):
         limit = min(self._execution.actors or self._cluster.room, self._cluster.room)
         for _ in range(min(limit - len(self._members), len(self._jobs) - starting)):
             actor = actor_class(self._execution).remote()
-            self._members.append(Member(actor, self._start, self._execution))
+            self._members.append(Member(actor, self._start, self._execution.stall_seconds))
 
     def _start(self, actor: Any) -> Any:
         return actor.start.remote(self._make_worker, self._shipped)
 
-    def _wait(self) -> set[Any]:
-        """Wait a little; return the calls that ended."""
-        refs = [member.ref for member in self._members if member.ref is not None]
+    def _wait(self) -> list[Member[T]]:
+        """Wait a little; return the workers whose call returned."""
+        refs = {member.ref: member for member in self._members if member.ref is not None}
         if not refs:
             time.sleep(POLL_SECONDS)
-            return set()
-        return set(ray.wait(refs, num_returns=1, timeout=POLL_SECONDS)[0])
+            return []
+        return [refs[ref] for ref in ray.wait(list(refs), num_returns=1, timeout=POLL_SECONDS)[0]]
 
-    def _mind_waiting(self, tell: Callable[[str], None]) -> None:
+    def _step(self, member: Member[T], returned: bool, progress: Beat) -> Iterator[Outcome[T, R]]:
+        job, event = member.job, member.step(returned, progress)
+        if returned and member.started:
+            self._deaths_at_start = 0
+        if isinstance(event, Ended):
+            self._members.remove(member)
+            ray.kill(member.actor)
+            self._fallen.append(_Fallen(member, job, event, time.monotonic()))
+        elif isinstance(event, Raised):
+            _raise_if_final(event.error, self._cluster.name(member.node or ""), starting=job is None)
+            assert job is not None
+            self._tell(str(event.error))
+            reason = f"{type(event.error.cause).__name__}: {event.error.cause}".splitlines()[0]
+            yield from self._blame(job, reason)
+        elif isinstance(event, Done):
+            assert job is not None
+            yield Outcome(job.task, event.result, None)
+
+    def _mind_waiting(self) -> None:
         """Say so where workers wait for a place; InputError if there has been no node for them for long."""
         now = time.monotonic()
         if self._cluster.room > 0:
@@ -181,38 +184,36 @@ class Pool(Generic[T, R]):
         what = "nodes" if self._cluster.room == 0 else "a place (other work on the cluster may hold it)"
         again = what == self._told and now - self._told_at < _REPEAT_SECONDS
         working = self._cluster.room > 0 and len(waiting) < len(self._members)
-        if now - since >= _QUIET_SECONDS and not again and not working:
-            tell(f"waiting for {what}; {self._cluster.situation()}")
+        if now - since >= self._quiet_seconds and not again and not working:
+            self._tell(f"waiting for {what}; {self._cluster.situation()}")
             self._told, self._told_at = what, now
-        if now - self._room_at > _NO_ROOM_SECONDS:
+        if now - self._room_at > self._no_room_seconds:
             raise InputError(
-                f"no node has been left for the workers for {_NO_ROOM_SECONDS / 60:g} minutes; what is done "
-                f"is kept, run the same command again; {self._cluster.situation()}"
+                f"no node has been left for the workers for {self._no_room_seconds / 60:g} minutes; "
+                f"what is done is kept, run the same command again; {self._cluster.situation()}"
             )
 
-    def _judge(
-        self, fallen: "_Fallen[T]", split: Callable[[T], Sequence[T]], tell: Callable[[str], None]
-    ) -> Iterator[Outcome[T, R]]:
+    def _judge(self, fallen: "_Fallen[T]") -> Iterator[Outcome[T, R]]:
         """Decide whether a worker's end was its job's fault."""
-        member, job, reason = fallen.member, fallen.member.job, fallen.reason
-        lost = fallen.preempted or (member.node is not None and self._cluster.lost(member.node))
-        if lost and (job is None or job.losses < _MAX_LOSSES):
+        member, job, reason = fallen.member, fallen.job, fallen.event.reason
+        lost = fallen.event.blameless or (member.node is not None and self._cluster.lost(member.node))
+        if lost and (job is None or job.losses < self._max_losses):
             if job is not None:
                 self._jobs.put_first([Job(job.task, job.attempts, job.losses + 1)])
             return
         if lost:
-            reason = f"its node died, {_MAX_LOSSES + 1} times"
+            reason = f"its node died, {self._max_losses + 1} times"
         if not member.started:
             self._deaths_at_start += 1
             if self._deaths_at_start == _MAX_DEATHS_AT_START:
                 where = f" on node {self._cluster.name(member.node)}" if member.node else ""
                 raise InputError(f"workers do not start{where}: {reason}; {self._cluster.situation()}")
-        tell(f"a worker is replaced: {reason}")
+        self._tell(f"a worker is replaced: {reason}")
         if job is not None:
-            yield from self._blame(job, reason, split)
+            yield from self._blame(job, reason)
 
-    def _blame(self, job: Job[T], reason: str, split: Callable[[T], Sequence[T]]) -> Iterator[Outcome[T, R]]:
-        parts = split(job.task)
+    def _blame(self, job: Job[T], reason: str) -> Iterator[Outcome[T, R]]:
+        parts = self._split(job.task)
         if len(parts) > 1:  # any of them may be guilty: each is tried alone, with a clean record
             self._jobs.put_first([Job(part) for part in parts])
         elif job.attempts + 1 < self._execution.max_attempts:
@@ -226,8 +227,8 @@ class _Fallen(Generic[T]):
     """A worker that ended before its job did."""
 
     member: Member[T]
-    reason: str
-    preempted: bool
+    job: Job[T] | None
+    event: Ended
     when: float
 
 
@@ -251,20 +252,3 @@ def _raise_if_final(error: RayTaskError, node: str, *, starting: bool) -> None:
         ) from None
     if starting:
         raise error
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, StalledError):
-        return str(error)
-    if isinstance(error, OutOfMemoryError):
-        return "its node ran out of memory, and Ray ended the worker"
-    unable = isinstance(error, RayActorError) and error.actor_init_failed
-    if unable or isinstance(error, RuntimeEnvSetupError):
-        return str(error).strip().splitlines()[-1]
-    return "the worker process died"
-
-
-def _preempted(error: Exception) -> bool:
-    """Whether the worker, or its result on the way here, was lost by no fault of its task."""
-    lost_result = isinstance(error, ObjectLostError)
-    return lost_result or (isinstance(error, RayActorError) and error.preempted)
