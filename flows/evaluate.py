@@ -1,4 +1,4 @@
-"""Stage 5: scores.parquet + manifest.parquet -> metrics.json, plots/ and report.html; no model, no GPU."""
+"""Stage 5: scores.parquet + manifest.parquet -> figures, plots/ and report.html; no model, no GPU."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
 
 MANIFEST, SCORES = Path("manifest.parquet"), Path("scores.parquet")
-METRICS, PLOTS, REPORT = Path("metrics.json"), Path("plots"), Path("report.html")
+METRICS, FIGURES = Path("metrics.json"), Path("figures.json")
+PLOTS, REPORT = Path("plots"), Path("report.html")
 RUN = Path("model/run.json")
 
 
@@ -25,7 +26,7 @@ def main() -> None:
         resamples=params.evaluate.bootstrap_resamples,
         seed=params.evaluate.bootstrap_seed,
     )
-    write_metrics(evaluation, METRICS)
+    write_metrics(evaluation, METRICS, FIGURES)
     written = write_plots(
         evaluation,
         manifest,
@@ -35,15 +36,17 @@ def main() -> None:
         decoder=params.execution.decoder,
     )
     write_report(evaluation, written, PLOTS, REPORT)
-    shown = [name for name in ("auc", "ap", "ano_auc", "map_avg") if name in evaluation.metrics]
-    print("evaluate: " + ", ".join(f"{name} {evaluation.metrics[name]:.4g}" for name in shown))
-    for name, reason in evaluation.undefined.items():
-        print(f"evaluate: {name} is not defined: {reason}")
+    shown = [name for name in ("auc", "zero_shot_auc", "ap", "map_avg") if name in evaluation.metrics]
+    if shown:
+        print("evaluate: " + ", ".join(f"{name} {evaluation.metrics[name]:.4g}" for name in shown))
+    for reason in dict.fromkeys(evaluation.undefined.values()):
+        names = [name for name, why in evaluation.undefined.items() if why == reason]
+        print(f"evaluate: not defined: {', '.join(names)}: {reason}")
     tracking.add_to_run(
         RUN,
         params=flatten(params.model_dump(include={"score", "evaluate"})),
         metrics=evaluation.metrics,
-        artifacts=[METRICS, PLOTS, REPORT],
+        artifacts=[METRICS, FIGURES, PLOTS, REPORT],
         stage="evaluate",
         tracking=params.tracking,
     )

@@ -8,8 +8,12 @@ from score_helpers import make_manifest, make_scores, make_video
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vadclip.errors import InputError
+from vadclip.evaluate import evaluate
 from vadclip.evaluate.bootstrap import Resamples, ap_statistic, auc_statistic
-from vadclip.evaluate.metrics import evaluate, frame_ap, frame_auc, frames_in_snippets
+from vadclip.evaluate.event_figures import match_events
+from vadclip.evaluate.metrics import HEADLINE
+from vadclip.events import Event, Peak
+from vadclip.frame_figures import frame_ap, frame_auc, frames_in_snippets
 from vadclip.labels import Classes
 
 
@@ -43,11 +47,11 @@ def test_frame_figures_by_hand():
     assert metrics["auc"] == pytest.approx(0.5, abs=1e-12)
     assert metrics["ap"] == pytest.approx(5 / 12, abs=1e-12)
     assert metrics["ano_auc"] == pytest.approx(0.5, abs=1e-12)
-    assert metrics["auc_Fire"] == metrics["auc"]
+    assert evaluation.by_class == {"auc_Fire": metrics["auc"]}
     # The helper's p(normal) is 1 - anomaly score, so the branches agree.
     assert metrics["align_auc"] == metrics["auc"]
     assert metrics["align_ap"] == metrics["ap"]
-    assert evaluation.undefined == {"auc_Theft": "no positive frame in the test videos"}
+    assert evaluation.undefined["auc_Theft"] == "no positive frame in the test videos"
 
 
 def test_a_classs_auc_takes_its_own_videos_and_all_normal_ones():
@@ -60,7 +64,7 @@ def test_a_classs_auc_takes_its_own_videos_and_all_normal_ones():
         make_video("b", 2, [(0, 16, "Theft")]),
         make_video("n", 2),
     ]
-    metrics = _evaluate(videos, {"a": [0.6, 0.7], "b": [0.1, 0.9], "n": [0.5, 0.2]}).metrics
+    metrics = _evaluate(videos, {"a": [0.6, 0.7], "b": [0.1, 0.9], "n": [0.5, 0.2]}).by_class
     assert metrics["auc_Fire"] == pytest.approx(2 / 3, abs=1e-12)
     assert metrics["auc_Theft"] == pytest.approx(3 / 8, abs=1e-12)
 
@@ -94,9 +98,16 @@ def test_counts_and_what_is_undefined():
         make_video("v_broken", 0, split="val", num_frames=0, probe_error="no frame"),
     ]
     excluded = {"broken": "no frame", "short": "too short", "v_broken": "no frame"}
-    evaluation = _evaluate(videos, {"a": [0.9, 0.8], "n": [0.2]}, excluded=excluded, test_selected=True)
+    evaluation = _evaluate(
+        videos,
+        {"a": [0.9, 0.8], "n": [0.2]},
+        excluded=excluded,
+        test_selected=True,
+        lost_frames={"a": 3, "n": 1, "v_broken": 5},
+    )
     metrics = evaluation.metrics
     assert (metrics["videos_excluded"], metrics["untimed_videos"], metrics["test_selected"]) == (2, 1, 1)
+    assert metrics["lost_frames"] == 4
     assert evaluation.excluded == {"broken": "no frame", "short": "too short"}
     assert evaluation.untimed == ("a",)
     # a is anomalous from first to last frame: no negative frame within it.
@@ -109,10 +120,20 @@ def test_counts_and_what_is_undefined():
 
 def test_without_anomalies_only_counts_are_left():
     evaluation = _evaluate([make_video("n", 2)], {"n": [0.5, 0.2]}, resamples=10)
-    assert evaluation.metrics == {"test_selected": 0, "untimed_videos": 0, "videos_excluded": 0}
+    assert evaluation.metrics == {
+        "lost_frames": 0, "test_selected": 0, "untimed_videos": 0, "videos_excluded": 0
+    }  # fmt: skip
     assert evaluation.undefined["auc"] == "no positive frame in the test videos"
     assert evaluation.undefined["map_avg"] == "no anomalous segment in the test videos"
     assert evaluation.undefined["map_official_0.5"] == "no anomalous segment in the test videos"
+    assert evaluation.undefined["gain_auc"] == "no positive frame in the test videos"
+
+
+def test_without_test_videos_every_figure_says_why():
+    evaluation = _evaluate([make_video("v", 2, split="val")], {"v": [0.5, 0.2]}, resamples=10)
+    assert set(evaluation.metrics) == {"lost_frames", "test_selected", "untimed_videos", "videos_excluded"}
+    assert set(evaluation.undefined.values()) == {"the manifest has no test videos; give some the split test"}
+    assert evaluation.figures()["undefined"].keys() == set(HEADLINE)
 
 
 @pytest.mark.parametrize(("dataset", "classes_hit"), [("ucf_crime", 2), ("xd_violence", 3), ("table", 3)])
@@ -172,7 +193,10 @@ def test_a_videos_class_follows_the_logits_of_its_top_snippets():
             "of classes Normal, Theft, Fire, the manifest has Normal, Fire, Theft",
         ),
         ({"anomaly": {"n": [0.1]}}, r"no scores for test video a \(of 1\); run the score stage again"),
-        ({"anomaly": {"v": [0.1]}, "excluded": {"a": "x", "n": "y"}}, "no test video has scores"),
+        (
+            {"anomaly": {"v": [0.1]}, "excluded": {"a": "no frame", "n": "too short"}},
+            "none of the 2 test videos has scores. a: no frame. n: too short. Mend or replace them",
+        ),
     ],
 )
 def test_scores_that_do_not_fit_the_manifest(change, message):
@@ -186,12 +210,13 @@ def test_scores_that_do_not_fit_the_manifest(change, message):
         evaluate(make_scores(**settings), make_manifest(videos), resamples=0, seed=0)
 
 
-def test_a_class_called_low_would_be_taken_for_an_interval():
+def test_a_class_called_low_is_not_taken_for_an_interval():
     classes = Classes(("Normal", "low"), ("normal", "low"))
     manifest = make_manifest([make_video("a", 1, [(0, 8, "low")])], classes)
     scores = make_scores({"a": [0.5]}, labels=classes.labels)
-    with pytest.raises(InputError, match="class label 'low' makes auc_low ambiguous"):
-        evaluate(scores, manifest, resamples=0, seed=0)
+    evaluation = evaluate(scores, manifest, resamples=5)
+    assert evaluation.by_class == {"auc_low": evaluation.metrics["auc"]}
+    assert len(evaluation.intervals["auc_low"]) == 2
 
 
 def _random_set(seed, videos=8):
@@ -231,6 +256,97 @@ def test_frame_figures_equal_sklearn_on_repeated_frames_and_so_does_every_resamp
                 assert np.isnan(value)
 
 
+def test_a_gain_is_the_difference_on_the_same_videos_and_the_same_draws():
+    # Two anomalous videos and two normal ones of one snippet. Trained: every anomalous snippet above every
+    # normal one, AUC 1. CLIP alone, 1 - p(normal): a .9, b .3, n .5, m .1: 3 of 4 pairs, AUC .75.
+    # AP of CLIP alone: at .9 precision 1, at .3 precision 2/3: (1 + 2/3) / 2 = 5/6.
+    videos = [make_video("a", 1, [(0, 16, "Fire")]), make_video("b", 1, [(0, 16, "Fire")])]
+    videos += [make_video("m", 1), make_video("n", 1)]
+    scores = make_scores({"a": [0.9], "b": [0.8], "m": [0.2], "n": [0.1]})
+    alone = np.array([0.9, 0.3, 0.1, 0.5])
+    scores = replace(scores, zero_shot_NK=np.stack([1 - alone, alone, 0 * alone], 1).astype(np.float32))
+    evaluation = evaluate(scores, make_manifest(videos), resamples=300)
+    metrics = evaluation.metrics
+    assert [metrics[f"{prefix}_auc"] for prefix in ("zero_shot", "gain")] == pytest.approx([0.75, 0.25])
+    assert [metrics[f"{prefix}_ap"] for prefix in ("zero_shot", "gain")] == pytest.approx([5 / 6, 1 / 6])
+    # In the draws too the trained AUC is 1, so the gain there is 1 - the zero-shot one.
+    low, high = evaluation.intervals["zero_shot_auc"]
+    assert evaluation.intervals["gain_auc"] == pytest.approx((1 - high, 1 - low))
+    # Without the classification branch there is no auc to compare, while mAP has the alignment branch.
+    evaluation = evaluate(replace(scores, anomaly_score_N=None), make_manifest(videos), resamples=0)
+    assert evaluation.undefined["gain_auc"] == "the model has no classification branch (model.branches)"
+    assert "gain_map_avg" in evaluation.metrics
+
+
+def _event_set(**changes):
+    """Threshold .5 (the peak of the one validation video). 16 frames/s: a snippet is a second."""
+    videos = [
+        # Two spans, snippets 1-2 and 6. Events: 1-2 (peak .9), IoU 1 with the first; 5-7 (peak .8), IoU 1/3.
+        make_video("a", 8, [(16, 48, "Fire"), (96, 112, "Theft")]),
+        # One span, snippets 0-3. Events: 0-1 (.7), IoU 1/2; 5 (.95) fits nothing.
+        make_video("b", 8, [(0, 64, "Theft")]),
+        # Normal: one event, snippet 3 and, a gap of one closed, snippet 5.
+        make_video("n", 8, **changes),
+    ]
+    anomaly = {
+        "a": [0.1, 0.9, 0.6, 0.1, 0.1, 0.8, 0.6, 0.6],
+        "b": [0.7, 0.7, 0.1, 0.1, 0.1, 0.95, 0.1, 0.5],  # .5 is not above .5
+        "n": [0.1, 0.1, 0.1, 0.6, 0.1, 0.6, 0.1, 0.1],
+    }
+    # All probability that is left goes to Fire: right in a, wrong in b.
+    probabilities = {
+        name: np.stack([1 - np.array(score), score, [0.0] * 8], axis=1) for name, score in anomaly.items()
+    }
+    return videos, {
+        "anomaly": anomaly,
+        "probabilities": probabilities,
+        "normal_peaks": (Peak("v", 0.5, 1.0),),
+    }
+
+
+def test_event_figures_by_hand():
+    videos, settings = _event_set()
+    evaluation = _evaluate(videos, resamples=50, **settings)
+    metrics = evaluation.metrics
+    assert [[(e.start, e.stop) for e in events] for events in evaluation.events_V] == [
+        [(1, 3), (5, 8)], [(0, 2), (5, 6)], [(3, 6)]
+    ]  # fmt: skip
+    assert metrics["event_precision"] == pytest.approx(2 / 5)
+    assert metrics["event_recall"] == pytest.approx(2 / 3)
+    assert metrics["event_class_agreement"] == pytest.approx(1 / 2)
+    assert metrics["false_alarms_per_hour"] == pytest.approx(3600 / 8)
+    # One count: 0.0253 to 5.5716 by Garwood's table.
+    low, high = evaluation.intervals["false_alarms_per_hour"]
+    assert (low / 450, high / 450) == pytest.approx((0.0253, 5.5716), abs=1e-4)
+
+
+def test_event_figures_are_left_out_where_they_are_not_defined():
+    names = ["event_precision", "event_recall", "event_class_agreement", "false_alarms_per_hour"]
+    videos, settings = _event_set(fps=0.0)
+    undefined = _evaluate(videos, **settings).undefined
+    assert undefined.keys() & set(names) == {names[3]}
+    assert undefined[names[3]] == "the frame rate of a normal test video is not known"
+    videos[0] = replace(videos[0], untimed=True)
+    undefined = _evaluate(videos, **settings).undefined
+    assert [undefined[name] for name in names[:3]] == ["1 test videos are untimed"] * 3
+    undefined = _evaluate(videos, **settings | {"normal_peaks": ()}).undefined
+    assert {undefined[name] for name in names} == {
+        "the model has no normal validation videos to read a threshold off"
+    }
+    undefined = _evaluate(videos[1:], **settings | {"normal_peaks": (Peak("v", 1.0, None),)}).undefined
+    assert undefined["event_precision"] == "no event in the test videos"
+
+
+def test_an_event_takes_the_free_span_it_fits_best():
+    # Spans of 4 and 4 snippets; the event of the higher peak fits both by .5 and takes the first; so the
+    # other, which covers the first alone, gets none: it fits the second not at all.
+    high, low = Event(0, 8, 0.9, 0.9, None, None), Event(0, 4, 0.8, 0.8, None, None)
+    spans = [(0, 64), (64, 128)]
+    assert match_events([low, high], spans) == [(high, spans[0])]
+    assert match_events([low], spans) == [(low, spans[0])]
+    assert match_events([Event(0, 3, 0.9, 0.9, None, None)], [(0, 112)]) == []  # 48 of 112 frames
+
+
 def test_one_class_resamples_are_drawn_again():
     # Of two videos only one is anomalous: half of all draws hold one video twice, a figure of one class.
     statistic = auc_statistic([0.9, 0.2], np.array([16, 0]), np.array([0, 16]), np.array([0, 1]))
@@ -264,18 +380,20 @@ def test_every_figure_has_an_interval_around_it_and_the_seed_fixes_it():
         anomaly[name] = np.clip(
             rng.normal(0.4, 0.15, 10) + 0.3 * (number < 8) * (np.arange(10) // 3 == 1), 0, 1
         )
-    evaluation = _evaluate(videos, anomaly, resamples=200)
-    metrics = evaluation.metrics
-    counts = ("videos_excluded", "untimed_videos", "test_selected")
-    figures = [name for name in metrics if name not in counts and not name.endswith(("_low", "_high"))]
-    assert {"auc", "ap", "ano_auc", "align_auc", "align_ap", "auc_Fire", "auc_Theft", "map_avg"} <= set(
-        figures
-    )
-    assert "map_official_0.1" in figures
-    for name in figures:
-        assert metrics[f"{name}_low"] <= metrics[name] <= metrics[f"{name}_high"], name
-    assert metrics["auc_low"] < metrics["auc"] < metrics["auc_high"]
-    assert _evaluate(videos, anomaly, resamples=200).metrics == metrics
+    peaks = {"normal_peaks": (Peak("v", 0.55, 0.1),)}
+    evaluation = _evaluate(videos, anomaly, resamples=200, **peaks)
+    assert set(HEADLINE) <= set(evaluation.metrics)
+    assert len(evaluation.metrics) == len(HEADLINE) + 4
+    assert {"map_official_0.1", "zero_shot_map_0.5"} <= evaluation.by_iou.keys()
+    assert evaluation.by_class.keys() == {"auc_Fire", "auc_Theft"}
+    counts = {"videos_excluded", "untimed_videos", "test_selected", "lost_frames"}
+    assert evaluation.intervals.keys() == evaluation.all_figures.keys() - counts
+    for name, (low, high) in evaluation.intervals.items():
+        assert low <= evaluation.all_figures[name] <= high, name
+    low, high = evaluation.intervals["auc"]
+    assert low < evaluation.metrics["auc"] < high
+    again = _evaluate(videos, anomaly, resamples=200, **peaks)
+    assert (again.metrics, again.figures()) == (evaluation.metrics, evaluation.figures())
 
 
 def test_a_ucf_sized_test_set_is_quick():
@@ -300,4 +418,6 @@ def test_a_ucf_sized_test_set_is_quick():
     evaluation = evaluate(scores, manifest, resamples=1000, seed=0)
     elapsed = time.perf_counter() - begun
     assert elapsed < 15, elapsed
-    assert not evaluation.undefined
+    assert set(evaluation.undefined.values()) == {
+        "the model has no normal validation videos to read a threshold off"
+    }

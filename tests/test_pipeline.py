@@ -50,7 +50,7 @@ def _arrays(folder):
 
 def test_one_run_holds_what_all_stages_found(project):
     figures = json.loads((project / "metrics.json").read_text())
-    assert {"auc", "ap", "map_avg", "map_official_avg", "auc_low", "auc_high"} <= figures.keys()
+    assert {"auc", "ap", "map_avg", "map_official_avg", "zero_shot_auc", "gain_auc"} <= figures.keys()
     [(run_id, status)] = _runs(project)
     assert status == "FINISHED"
     with sqlite3.connect(project / "mlflow.db") as store:

@@ -15,6 +15,7 @@ from vadclip.evaluate.metrics import evaluate
 from vadclip.evaluate.plots import class_name, shortened
 from vadclip.evaluate.report import write_metrics, write_plots, write_report
 from vadclip.evaluate.timelines import THUMBNAILS, choose
+from vadclip.events import Peak
 from vadclip.labels import XD_VIOLENCE, Classes
 
 
@@ -41,6 +42,7 @@ def _evaluation(resamples=20, **settings):
         "t$x$y^": [0.9, 0.9, 0.2] + [0.3] * 5,
     }
     manifest = make_manifest(videos)
+    settings = {"normal_peaks": (Peak("v", 0.5, 1.0),), **settings}
     return evaluate(make_scores(anomaly, **settings), manifest, resamples=resamples, seed=0), manifest
 
 
@@ -77,11 +79,12 @@ def test_all_files_are_written_and_equal_input_gives_equal_bytes(tmp_path):
         (folder / "plots" / "timelines").mkdir(parents=True)
         (folder / "plots" / "timelines" / "of_an_earlier_run.png").write_bytes(b"")
         _write(folder, evaluation, manifest)
-        write_metrics(evaluation, folder / "metrics.json")
+        write_metrics(evaluation, folder / "metrics.json", folder / "figures.json")
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         contents.append({str(path.relative_to(folder)): path.read_bytes() for path in files})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {
+        "figures.json",
         "metrics.json",
         "report.html",
         *(f"plots/{name}.{kind}" for name in ("roc", "pr", "confusion") for kind in ("png", "json")),
@@ -156,12 +159,12 @@ def test_the_report_holds_everything_in_one_file(tmp_path):
     assert html.count("data:image/png;base64,") == 3 + len(written.timelines)
     assert not re.search(r"(src|href)=\"(?!data:)", html)
     assert f"{evaluation.metrics['auc']:.4f}" in html
-    low, high = evaluation.metrics["map_avg_low"], evaluation.metrics["map_avg_high"]
+    low, high = evaluation.intervals["map_avg"]
     assert f"{low:.2f} – {high:.2f}" in html
-    for name in evaluation.metrics:
-        shown = name.removesuffix("_low").removesuffix("_high")
-        if shown not in ("videos_excluded", "untimed_videos", "test_selected"):
-            assert f"<td>{shown}</td>" in html, name
+    for name in evaluation.all_figures.keys() - {
+        "videos_excluded", "untimed_videos", "test_selected", "lost_frames"
+    }:  # fmt: skip
+        assert f"<td>{name}</td>" in html, name
     assert "Test-selected" not in html
     assert "Undefined" not in html
     assert "n2 &amp; &lt;b&gt;" in html

@@ -9,6 +9,7 @@ from conftest import PROJECT
 from vadclip.cli import app
 from vadclip.config import load_params
 from vadclip.evaluate.detection import IOU_THRESHOLDS
+from vadclip.evaluate.metrics import HEADLINE
 
 TEXT = (PROJECT / "docs" / "reproduce.md").read_text()
 SETTINGS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", TEXT, re.DOTALL)]
@@ -47,8 +48,11 @@ def test_params_in_passing_are_params():
 
 
 def test_figures_and_commands_are_ours():
-    named = set(re.findall(r"`(map_official_[\w.]+)`", TEXT))
-    assert named == {f"map_official_{end}" for end in (*IOU_THRESHOLDS, "avg")}
+    named = set(re.findall(r"\| `([\w.]+)` \| (?=\*{0,2}[\d| ])", TEXT)) - {"none", "global", "local", "gcn"}
+    by_iou = {f"map_official_{iou}" for iou in IOU_THRESHOLDS}
+    assert named & set(HEADLINE) == {"auc", "ano_auc", "align_ap", "map_official_avg"}
+    assert {name for name in named if name.startswith("map_official_0")} == by_iou
+    assert "under `iou` in `figures.json`" in TEXT
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
     used = set(re.findall(r"bin/vadclip ([\w-]+)", TEXT))
     assert used == {"recipe", "import-checkpoint", "export-checkpoint"}

@@ -102,7 +102,11 @@ def test_score_then_evaluate(project):
     assert scores.info.test_selected is True
     flows.evaluate.main()
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert {"auc", "ap", "map_avg", "auc_Fire"} <= set(metrics)
+    assert {"auc", "ap", "map_avg", "zero_shot_auc", "gain_auc"} <= set(metrics)
+    figures = json.loads((folder / "figures.json").read_text())
+    assert figures.keys() == {"intervals", "iou", "class", "undefined"}
+    assert figures["class"]["auc_Fire"] >= 0
+    assert len(figures["intervals"]["auc"]) == 2
     assert (metrics["videos_excluded"], metrics["test_selected"]) == (2, 1)
     assert "Test-selected." in (folder / "report.html").read_text()
     assert len(list((folder / "plots" / "timelines").iterdir())) == 2
@@ -110,7 +114,12 @@ def test_score_then_evaluate(project):
     [(run_file, evaluated)] = told
     assert run_file == "model/run.json"
     assert evaluated["metrics"] == metrics
-    assert [str(path) for path in evaluated["artifacts"]] == ["metrics.json", "plots", "report.html"]
+    assert [str(path) for path in evaluated["artifacts"]] == [
+        "metrics.json",
+        "figures.json",
+        "plots",
+        "report.html",
+    ]
     assert evaluated["stage"] == "evaluate"
 
     # Again: the same bytes, as DVC's cache wants them.

@@ -52,15 +52,18 @@ class Threshold:
 
     @property
     def alarms_interval(self) -> tuple[float, float] | None:
-        """95 % interval of `alarms_per_hour`, exact for a Poisson count (Garwood 1936)."""
-        if not self.hours:
-            return None
-        from scipy.stats import chi2
+        """95 % interval of `alarms_per_hour`."""
+        return poisson_interval(self.flagged, self.hours) if self.hours else None
 
-        tail = (1 - _CONFIDENCE) / 2
-        low = chi2.ppf(tail, 2 * self.flagged) / 2 if self.flagged else 0.0
-        high = chi2.ppf(1 - tail, 2 * self.flagged + 2) / 2
-        return float(low) / self.hours, float(high) / self.hours
+
+def poisson_interval(count: int, hours: float) -> tuple[float, float]:
+    """Return the exact 95 % interval of a rate, of which `count` were seen in `hours` (Garwood 1936)."""
+    from scipy.stats import chi2
+
+    tail = (1 - _CONFIDENCE) / 2
+    low = chi2.ppf(tail, 2 * count) / 2 if count else 0.0
+    high = chi2.ppf(1 - tail, 2 * count + 2) / 2
+    return float(low) / hours, float(high) / hours
 
 
 def threshold_from_peaks(

@@ -1,5 +1,11 @@
-"""Stage 5, scores to figures, pictures and a report."""
+"""Stage 5, scores to figures.
 
-from vadclip.evaluate.metrics import evaluate
+>>> from vadclip.evaluate import evaluate
+>>> from vadclip.manifest import read_manifest
+>>> from vadclip.score.table import read_scores
+>>> evaluation = evaluate(read_scores("scores.parquet"), read_manifest("manifest.parquet"))  # doctest: +SKIP
+"""
 
-__all__ = ["evaluate"]
+from vadclip.evaluate.metrics import Evaluation, evaluate
+
+__all__ = ["Evaluation", "evaluate"]

@@ -33,6 +33,7 @@ class Resamples:
         self._resamples = resamples
         self._rng = np.random.default_rng(seed)
         self._blocks: list[Ints] = []
+        self._values: dict[tuple[Statistic, int], Floats] = {}
 
     def _counts_RV(self) -> Iterator[Ints]:
         index = 0
@@ -43,15 +44,18 @@ class Resamples:
             yield self._blocks[index]
             index += 1
 
-    def interval(self, statistic: Statistic) -> tuple[Floats, Floats]:
-        """Return the 2.5th and 97.5th percentile over the resamples where `statistic` is defined.
+    def interval(self, statistic: Statistic, minus: Statistic | None = None) -> tuple[Floats, Floats]:
+        """Return the 2.5th and 97.5th percentile of `statistic` over the resamples where it is defined.
 
-        The statistic must be defined for the videos as they are, so that draws which define it keep coming.
+        With `minus`: of the difference of the two on the same draws. The statistics must be defined for the
+        videos as they are, so that draws which define them keep coming.
         """
         values: list[Floats] = []
         missing = self._resamples
-        for counts_RV in self._counts_RV():
-            value_R = statistic(counts_RV)
+        for block, counts_RV in enumerate(self._counts_RV()):
+            value_R = self._value(statistic, block, counts_RV)
+            if minus is not None:
+                value_R = value_R - self._value(minus, block, counts_RV)
             defined_R = ~np.isnan(value_R.reshape(len(value_R), -1)).any(axis=1)
             values.append(value_R[defined_R][:missing])
             missing -= len(values[-1])
@@ -59,6 +63,21 @@ class Resamples:
                 break
         low, high = np.percentile(np.concatenate(values), [2.5, 97.5], axis=0)
         return low, high
+
+    def _value(self, statistic: Statistic, block: int, counts_RV: Ints) -> Floats:
+        if (statistic, block) not in self._values:
+            self._values[statistic, block] = statistic(counts_RV)
+        return self._values[statistic, block]
+
+
+def ratio_statistic(over_V: Ints, under_V: Ints) -> Statistic:
+    """Sum of one count over the videos, divided by the sum of another."""
+
+    def ratio(counts_RV: Ints) -> Floats:
+        under_R = counts_RV @ under_V
+        return _ratio((counts_RV @ over_V).astype(np.float64), under_R.astype(np.float64), under_R > 0)
+
+    return ratio
 
 
 def auc_statistic(score_N: npt.ArrayLike, positive_N: Ints, negative_N: Ints, video_N: Ints) -> Statistic:

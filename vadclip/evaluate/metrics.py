@@ -1,4 +1,4 @@
-"""Every figure of metrics.json, from scores and manifest alone: no model, no GPU, no network.
+"""Every figure of metrics.json and figures.json, from scores and manifest alone: no model, no GPU.
 
 Frame figures (vadclip.md section 4): a snippet's score stands for its 16 frames, truth is `frame_spans`
 clamped to rows * 16, aligned video by video (never by trimming a concatenation). They are computed per
@@ -10,25 +10,39 @@ repeated frames.
 - `auc_<class>`: anomaly_score over the class's videos and all normal videos; positive are the class's frames,
   so that another anomaly in those videos counts as negative.
 - `map_*`: see detection.py, in percent.
+- `zero_shot_*`: the same of the frozen CLIP alone, by its class probabilities.
+- `gain_*`: the trained model's figure minus the zero-shot one, both on the same resamples.
+- `event_*`: see event_figures.py. `false_alarms_per_hour`: events in normal test videos by their length.
 A figure that is not defined is left out and named in `undefined`.
 
 Legend of shape suffixes: N snippets of all test videos, V videos, K classes (0 is normal).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from vadclip.errors import InputError
-from vadclip.evaluate.bootstrap import Resamples, ap_statistic, auc_statistic
+from vadclip.evaluate.bootstrap import Resamples, Statistic, ap_statistic, auc_statistic, ratio_statistic
 from vadclip.evaluate.detection import IOU_THRESHOLDS, Truth, corrected_map, match, official_map
+from vadclip.evaluate.event_figures import count_events
+from vadclip.events import Event, Threshold, poisson_interval, threshold_from_peaks
 from vadclip.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets, top_mean
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
 from vadclip.score.table import Scores
+
+GAINS = ("auc", "ap", "map_avg")
+HEADLINE = (
+    *("auc", "ap", "ano_auc", "align_auc", "align_ap", "map_avg", "map_official_avg"),
+    *(f"{prefix}_{name}" for prefix in ("zero_shot", "gain") for name in GAINS),
+    *("event_precision", "event_recall", "event_class_agreement", "false_alarms_per_hour"),
+)
+"""The figures of metrics.json, beside counts; all others stand in figures.json."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +62,11 @@ class TestSet:
         """Normal frames per snippet."""
         return SNIPPET_FRAMES - self.positive_N
 
+    @property
+    def anomalous_share(self) -> float:
+        """Share of frames that are anomalous; 0 where there are none at all."""
+        return float(self.positive_N.sum() / max(1, SNIPPET_FRAMES * len(self.positive_N)))
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -56,7 +75,13 @@ class Evaluation:
     dataset: str
     classes: Classes
     metrics: Mapping[str, float]
-    """Content of metrics.json, keys sorted."""
+    """Content of metrics.json, keys sorted: `HEADLINE` as far as defined, and counts."""
+    by_iou: Mapping[str, float]
+    """Detection mAP at each IoU: `map_0.1`, ..., `zero_shot_map_0.5`."""
+    by_class: Mapping[str, float]
+    """`auc_<class>`."""
+    intervals: Mapping[str, tuple[float, float]]
+    """95 % interval of each figure; empty if none were asked for."""
     undefined: Mapping[str, str]
     """Figures left out -> why."""
     excluded: Mapping[str, str]
@@ -68,73 +93,108 @@ class Evaluation:
     """Label of each video; of several labels the predicted one if it is among them, else the first."""
     predicted_class_V: tuple[str, ...] | None
     """None without an alignment branch."""
+    threshold: Threshold | None
+    """What the events were found with; None if the model has none."""
+    events_V: tuple[tuple[Event, ...], ...] | None
+    """Events of each video; None without a threshold."""
     test_set: TestSet
 
+    @property
+    def all_figures(self) -> dict[str, float]:
+        """Every figure by name, in whichever file it stands."""
+        return {**self.metrics, **self.by_iou, **self.by_class}
 
-@dataclass(frozen=True)
-class _Frames:
-    """One frame figure's material; without scores where the model lacks the branch."""
-
-    branch: str
-    score_N: npt.NDArray[np.float32] | None
-    positive_N: Ints
-    negative_N: Ints
-
-    def missing(self) -> str | None:
-        if not self.positive_N.any():
-            return "no positive frame in the test videos"
-        if not self.negative_N.any():
-            return "no negative frame in the test videos"
-        return _no_branch(self.branch) if self.score_N is None else None
+    def figures(self) -> dict[str, Any]:
+        """Return the content of figures.json, in plain JSON types."""
+        return {
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+            "iou": dict(self.by_iou),
+            "class": dict(self.by_class),
+            "undefined": dict(self.undefined),
+        }
 
 
-def _no_branch(branch: str) -> str:
-    return f"the model has no {branch} branch (model.branches)"
+class _Figures:
+    """Figures as they are found: each with its interval, or the reason why it is not defined."""
+
+    def __init__(self, draws: Resamples | None) -> None:
+        self._draws = draws
+        self.values: dict[str, float] = {}
+        self.intervals: dict[str, tuple[float, float]] = {}
+        self.undefined: dict[str, str] = {}
+        self._statistics: dict[str, Statistic] = {}
+
+    def leave_out(self, names: Iterable[str], reason: str) -> None:
+        self.undefined |= dict.fromkeys(names, reason)
+
+    def add(self, names: Sequence[str], values: npt.ArrayLike, statistic: Statistic) -> None:
+        """Add figures that one statistic computes together, in the order of its last axis."""
+        self.values |= dict(zip(names, np.ravel(values).tolist(), strict=True))
+        self._statistics[names[0]] = statistic
+        if self._draws:
+            ends = np.reshape(self._draws.interval(statistic), (2, -1)).T
+            self.intervals |= {
+                name: (low, high) for name, (low, high) in zip(names, ends.tolist(), strict=True)
+            }
+
+    def add_rate(self, name: str, count: int, hours: float) -> None:
+        self.values[name] = count / hours
+        if self._draws:  # by the count's own distribution: a resample of no alarms has none
+            self.intervals[name] = poisson_interval(count, hours)
+
+    def add_gain(self, name: str) -> None:
+        """Add what the trained figure `name` has over the zero-shot one; both came first in their `add`."""
+        gain, zero_shot = f"gain_{name}", f"zero_shot_{name}"
+        if missing := self.undefined.get(name) or self.undefined.get(zero_shot):
+            self.undefined[gain] = missing
+            return
+        self.values[gain] = self.values[name] - self.values[zero_shot]
+        if self._draws:
+            ends = self._draws.interval(self._statistics[name], self._statistics[zero_shot])
+            low, high = (np.ravel(end).tolist()[0] for end in ends)
+            self.intervals[gain] = low, high
 
 
-def evaluate(scores: Scores, manifest: Manifest, *, resamples: int, seed: int) -> Evaluation:
+def evaluate(scores: Scores, manifest: Manifest, *, resamples: int = 1000, seed: int = 0) -> Evaluation:
     """Compute all figures of the test videos, with intervals from `resamples` draws (0: without intervals).
 
-    Raises InputError if scores and manifest do not belong together or no test video has a score.
+    A manifest without test videos has no figures, and `undefined` says so of each. Raises InputError if
+    scores and manifest do not belong together, or if no test video has a score.
     """
     test_set = collect(scores, manifest)
-    draws = Resamples(len(test_set.videos), resamples, seed) if resamples else None
-    metrics: dict[str, float] = {}
-    undefined: dict[str, str] = {}
-    for name, frames in _frame_figures(test_set, manifest).items():
-        reason = frames.missing()
-        if reason:
-            undefined[name] = reason
-            continue
-        assert frames.score_N is not None
-        is_ap = name in ("ap", "align_ap")
-        metrics[name] = (frame_ap if is_ap else frame_auc)(
-            frames.score_N, frames.positive_N, frames.negative_N
-        )
-        if draws:
-            statistic = (ap_statistic if is_ap else auc_statistic)(
-                frames.score_N, frames.positive_N, frames.negative_N, test_set.scores.video_N
-            )
-            low, high = draws.interval(statistic)
-            metrics |= {f"{name}_low": float(low), f"{name}_high": float(high)}
-    _detection_figures(test_set, manifest, draws, metrics, undefined)
+    figures = _Figures(Resamples(len(test_set.videos), resamples, seed) if resamples else None)
+    untimed = tuple(video.video_id for video in test_set.videos if video.untimed)
+    threshold = events_V = None
+    if test_set.videos:
+        _add_frame_figures(figures, test_set, manifest)
+        _add_detection(figures, test_set, manifest)
+        for name in GAINS:
+            figures.add_gain(name)
+        threshold, events_V = _add_events(figures, test_set, manifest, untimed)
+    else:
+        figures.leave_out(HEADLINE, "the manifest has no test videos; give some the split test")
     excluded = {
         video.video_id: scores.info.excluded[video.video_id]
         for video in manifest.split("test")
         if video.video_id in scores.info.excluded
     }
-    predicted_V = predicted_classes(test_set.scores)
-    untimed = tuple(video.video_id for video in test_set.videos if video.untimed)
-    metrics |= {
+    counts = {
         "videos_excluded": len(excluded),
         "untimed_videos": len(untimed),
         "test_selected": int(scores.info.test_selected),
+        "lost_frames": sum(scores.info.lost_frames.get(video.video_id, 0) for video in test_set.videos),
     }
+    predicted_V = predicted_classes(test_set.scores)
+    by_class = {f"auc_{label}" for label in manifest.classes.labels[1:]}
+    values = dict(sorted(figures.values.items()))
     return Evaluation(
         dataset=manifest.dataset,
         classes=manifest.classes,
-        metrics=dict(sorted(metrics.items())),
-        undefined=dict(sorted(undefined.items())),
+        metrics=dict(sorted((counts | {name: values[name] for name in HEADLINE if name in values}).items())),
+        by_iou={name: value for name, value in values.items() if name not in by_class.union(HEADLINE)},
+        by_class={name: value for name, value in values.items() if name in by_class},
+        intervals=dict(sorted(figures.intervals.items())),
+        undefined=dict(sorted(figures.undefined.items())),
         excluded=excluded,
         untimed=untimed,
         test_selected=scores.info.test_selected,
@@ -145,6 +205,8 @@ def evaluate(scores: Scores, manifest: Manifest, *, resamples: int, seed: int) -
             )
         ),
         predicted_class_V=predicted_V,
+        threshold=threshold,
+        events_V=events_V,
         test_set=test_set,
     )
 
@@ -166,12 +228,11 @@ def collect(scores: Scores, manifest: Manifest) -> TestSet:
             f"no scores for test video {unknown[0]} (of {len(unknown)}); run the score stage again"
         )
     videos = tuple(video for video in test if video.video_id in scored)
-    if not videos:
-        raise InputError(
-            "no test video has scores, so there is nothing to evaluate; give videos the split test"
-        )
+    if test and not videos:
+        reasons = " ".join(f"{v.video_id}: {scores.info.excluded[v.video_id]}." for v in test[:3])
+        raise InputError(f"none of the {len(test)} test videos has scores. {reasons} Mend or replace them")
     chosen = scores.select(video.video_id for video in videos)
-    positive = [
+    positive = [np.empty(0, np.int64)] + [
         frames_in_snippets(video.frame_spans, int(rows))
         for video, rows in zip(videos, chosen.rows_V, strict=True)
     ]
@@ -190,24 +251,37 @@ def predicted_classes(scores: Scores) -> tuple[str, ...] | None:
     return tuple(scores.info.labels[label] for label in best)
 
 
-def _frame_figures(test_set: TestSet, manifest: Manifest) -> dict[str, _Frames]:
+def _no_branch(branch: str) -> str:
+    return f"the model has no {branch} branch (model.branches)"
+
+
+def _add_frame_figures(figures: _Figures, test_set: TestSet, manifest: Manifest) -> None:
     scores, videos = test_set.scores, test_set.videos
     positive_N, negative_N = test_set.positive_N, test_set.negative_N
-    classification = partial(_Frames, "classification", scores.anomaly_score_N)
-    alignment = partial(_Frames, "alignment", scores.alignment_score_N)
+
+    def add(name: str, score_N: npt.NDArray[np.float32] | None, positive_N: Ints, negative_N: Ints) -> None:
+        if not positive_N.any():
+            figures.leave_out([name], "no positive frame in the test videos")
+        elif not negative_N.any():
+            figures.leave_out([name], "no negative frame in the test videos")
+        elif score_N is None:
+            figures.leave_out([name], _no_branch("alignment" if "align" in name else "classification"))
+        else:
+            by_ap = name.endswith("ap")
+            metric, statistic = (frame_ap, ap_statistic) if by_ap else (frame_auc, auc_statistic)
+            frames = (score_N, positive_N, negative_N)
+            figures.add([name], metric(*frames), statistic(*frames, scores.video_N))
+
     anomalous_V = np.add.reduceat(positive_N, scores.offsets[:-1]) > 0
-    figures = {
-        "auc": classification(positive_N, negative_N),
-        "ap": classification(positive_N, negative_N),
-        "ano_auc": classification(positive_N, negative_N * anomalous_V[scores.video_N]),
-        "align_auc": alignment(positive_N, negative_N),
-        "align_ap": alignment(positive_N, negative_N),
-    }
-    normal = manifest.classes.normal
+    for prefix, score_N in (
+        ("", scores.anomaly_score_N),
+        ("align_", scores.alignment_score_N),
+        ("zero_shot_", scores.zero_shot_score_N),
+    ):
+        add(f"{prefix}auc", score_N, positive_N, negative_N)
+        add(f"{prefix}ap", score_N, positive_N, negative_N)
+    add("ano_auc", scores.anomaly_score_N, positive_N, negative_N * anomalous_V[scores.video_N])
     for label in manifest.classes.labels[1:]:
-        name = f"auc_{label}"
-        if name in ("auc_low", "auc_high"):
-            raise InputError(f"class label {label!r} makes {name} ambiguous; rename it in dataset.classes")
         own = [
             frames_in_snippets(
                 [(s.start_frame, s.end_frame) for s in video.segments if s.label == label], rows
@@ -216,43 +290,72 @@ def _frame_figures(test_set: TestSet, manifest: Manifest) -> dict[str, _Frames]:
         ]
         shown_V = np.array(
             [
-                video.labels == (normal,)
+                video.labels == (manifest.classes.normal,)
                 or label in video.labels
                 or any(s.label == label for s in video.segments)
                 for video in videos
             ]
         )
         own_N = np.concatenate(own)
-        figures[name] = classification(own_N, (SNIPPET_FRAMES - own_N) * shown_V[scores.video_N])
-    return figures
+        other_N = (SNIPPET_FRAMES - own_N) * shown_V[scores.video_N]
+        add(f"auc_{label}", scores.anomaly_score_N, own_N, other_N)
 
 
-def _detection_figures(
-    test_set: TestSet,
-    manifest: Manifest,
-    draws: Resamples | None,
-    metrics: dict[str, float],
-    undefined: dict[str, str],
-) -> None:
-    endings = ("avg", *map(str, IOU_THRESHOLDS))
-    probabilities_NK = test_set.scores.class_probabilities_NK
-    if probabilities_NK is None:
-        names = [f"{prefix}_{ending}" for prefix in ("map_official", "map") for ending in endings]
-        undefined |= dict.fromkeys(names, _no_branch("alignment"))
-        return
-    matches = match(probabilities_NK, test_set.scores.rows_V, detection_truth(test_set, manifest))
+def _add_detection(figures: _Figures, test_set: TestSet, manifest: Manifest) -> None:
+    scores, truth = test_set.scores, detection_truth(test_set, manifest)
     once_RV = np.ones((1, len(test_set.videos)), dtype=np.int64)
-    for prefix, figure in (("map_official", official_map), ("map", corrected_map)):
-        values = figure(matches, once_RV)[0]
-        names = [f"{prefix}_{ending}" for ending in endings]
-        if np.isnan(values).any():
-            undefined |= dict.fromkeys(names, "no anomalous segment in the test videos")
-            continue
-        metrics |= dict(zip(names, values.tolist(), strict=True))
-        if draws:
-            low, high = draws.interval(partial(figure, matches))
-            for name, lowest, highest in zip(names, low.tolist(), high.tolist(), strict=True):
-                metrics |= {f"{name}_low": lowest, f"{name}_high": highest}
+    for branch, probabilities_NK, figured in (
+        ("alignment", scores.class_probabilities_NK, {"map_official": official_map, "map": corrected_map}),
+        ("zero-shot", scores.zero_shot_NK, {"zero_shot_map": corrected_map}),
+    ):
+        matches = [] if probabilities_NK is None else match(probabilities_NK, scores.rows_V, truth)
+        for prefix, figure in figured.items():
+            names = [f"{prefix}_{ending}" for ending in ("avg", *IOU_THRESHOLDS)]
+            if not matches:
+                figures.leave_out(names, _no_branch(branch))
+            elif np.isnan(values := figure(matches, once_RV)[0]).any():
+                figures.leave_out(names, "no anomalous segment in the test videos")
+            else:
+                figures.add(names, values, partial(figure, matches))
+
+
+def _add_events(
+    figures: _Figures, test_set: TestSet, manifest: Manifest, untimed: tuple[str, ...]
+) -> tuple[Threshold | None, tuple[tuple[Event, ...], ...] | None]:
+    """Add the event figures; return the threshold and each video's events, None without a threshold."""
+    names = ("event_precision", "event_recall", "event_class_agreement")
+    info, videos, scores = test_set.scores.info, test_set.videos, test_set.scores
+    if not info.normal_peaks:
+        reason = "the model has no normal validation videos to read a threshold off"
+        figures.leave_out((*names, "false_alarms_per_hour"), reason)
+        return None, None
+    threshold = threshold_from_peaks(info.normal_peaks, selection=info.selection)
+    counts = count_events(videos, scores, manifest.classes, threshold.value)
+    for name, over_V, under_V, missing in (
+        (names[0], counts.matched_V, counts.found_V, "no event in the test videos"),
+        (names[1], counts.matched_V, counts.truth_V, "no anomalous segment in the test videos"),
+        (names[2], counts.agreed_V, counts.matched_V, "no event fits an annotated one"),
+    ):
+        if untimed:
+            figures.leave_out([name], f"{len(untimed)} test videos are untimed")
+        elif scores.class_probabilities_NK is None and name == names[2]:
+            figures.leave_out([name], _no_branch("alignment"))
+        elif not under_V.any():
+            figures.leave_out([name], missing)
+        else:
+            figures.add([name], over_V.sum() / under_V.sum(), ratio_statistic(over_V, under_V))
+    normal_V = np.array([video.labels == (manifest.classes.normal,) for video in videos])
+    lengths = [
+        (video.num_frames, video.fps) for video, normal in zip(videos, normal_V, strict=True) if normal
+    ]
+    if not lengths:
+        figures.leave_out(["false_alarms_per_hour"], "no normal video among the test videos")
+    elif not all(fps for _, fps in lengths):
+        figures.leave_out(["false_alarms_per_hour"], "the frame rate of a normal test video is not known")
+    else:
+        hours = sum(frames / fps for frames, fps in lengths if fps) / 3600
+        figures.add_rate("false_alarms_per_hour", int(counts.found_V[normal_V].sum()), hours)
+    return threshold, counts.events_V
 
 
 def detection_truth(test_set: TestSet, manifest: Manifest) -> list[Truth]:

@@ -21,6 +21,7 @@ from vadclip.evaluate.curves import Curves
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.files import atomic_path
 from vadclip.labels import Classes
+from vadclip.manifest import SNIPPET_FRAMES
 
 COLOURS = {"classification": "#0072B2", "alignment": "#D55E00"}
 TRUTH_COLOUR = "#F0C75E"
@@ -96,7 +97,7 @@ def draw_roc(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -
 def draw_pr(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -> None:
     """Draw both branches' precision-recall curves over frames, as the steps that AP sums up."""
     test_set = evaluation.test_set
-    share = test_set.positive_N.sum() / (test_set.positive_N + test_set.negative_N).sum()
+    share = test_set.anomalous_share
     with mpl.rc_context(STYLE):
         figure = new_figure(5.6, 5.6)
         axes = figure.add_subplot()
@@ -137,7 +138,7 @@ def _finish_curves(
         axes.text(0.5, 0.5, reason, ha="center", va="center", fontsize=11, color="#555555")
         return
     handles, labels = axes.get_legend_handles_labels()
-    has_interval = any(f"{figure}_low" in evaluation.metrics for figure in figures)
+    has_interval = any(figure in evaluation.intervals for figure in figures)
     heading = f"{name} [95 % interval]" if has_interval else name
     legend = axes.legend(
         handles[::-1], labels[::-1], loc=place, title=heading, alignment="left", frameon=True
@@ -147,17 +148,17 @@ def _finish_curves(
 
 def _subject(evaluation: Evaluation) -> str:
     test_set = evaluation.test_set
-    frames = int((test_set.positive_N + test_set.negative_N).sum())
-    share = test_set.positive_N.sum() / frames
-    videos = len(test_set.videos)
+    frames = SNIPPET_FRAMES * len(test_set.positive_N)
+    videos, share = len(test_set.videos), test_set.anomalous_share
     return f"{videos:,} test videos, {frames:,} frames, {share:.1%} of them anomalous"
 
 
 def _with_interval(evaluation: Evaluation, name: str) -> str:
-    metrics = evaluation.metrics
-    if f"{name}_low" not in metrics:
-        return f"{metrics[name]:.3f}"
-    return f"{metrics[name]:.3f} [{metrics[f'{name}_low']:.3f}, {metrics[f'{name}_high']:.3f}]"
+    value = f"{evaluation.metrics[name]:.3f}"
+    if name not in evaluation.intervals:
+        return value
+    low, high = evaluation.intervals[name]
+    return f"{value} [{low:.3f}, {high:.3f}]"
 
 
 def draw_confusion(evaluation: Evaluation, predicted_class_V: Sequence[str], path: Path) -> None:

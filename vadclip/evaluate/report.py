@@ -1,4 +1,4 @@
-"""metrics.json, plots/ and report.html: an evaluation written for machines, for `dvc plots` and for people.
+"""metrics.json, figures.json, plots/, report.html: an evaluation for machines, `dvc plots` and people.
 
 plots/ holds roc, pr and confusion twice, as PNG and as the small JSON tables that `dvc plots` draws from, and
 timelines/<number>_<class>_<standing>.png. report.html is one file with everything in it: it opens offline and
@@ -15,11 +15,12 @@ from pathlib import Path
 from vadclip.config import EvaluateParams
 from vadclip.evaluate.curves import branch_curves, pr_table, roc_table
 from vadclip.evaluate.detection import IOU_THRESHOLDS
+from vadclip.evaluate.event_figures import MIN_IOU
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.evaluate.plots import class_name, draw_confusion, draw_pr, draw_roc
 from vadclip.evaluate.timelines import Choice, choose, draw_timeline, thumbnails
 from vadclip.files import write_text_atomic
-from vadclip.manifest import Manifest
+from vadclip.manifest import SNIPPET_FRAMES, Manifest
 from vadclip.progress import track
 
 _STYLE = """
@@ -46,9 +47,10 @@ class Written:
     """Timelines whose video could not be read."""
 
 
-def write_metrics(evaluation: Evaluation, path: Path) -> None:
-    """Write metrics.json: flat, numbers only, keys sorted."""
-    write_text_atomic(path, json.dumps(evaluation.metrics, indent=2, sort_keys=True) + "\n")
+def write_metrics(evaluation: Evaluation, metrics: Path, figures: Path) -> None:
+    """Write metrics.json, flat numbers, and figures.json: intervals, figures by IoU and by class."""
+    for path, content in ((metrics, evaluation.metrics), (figures, evaluation.figures())):
+        write_text_atomic(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 def write_plots(
@@ -106,11 +108,11 @@ def write_report(evaluation: Evaluation, written: Written, plots: Path, path: Pa
 
 def _body(evaluation: Evaluation, written: Written, plots: Path) -> Iterable[str]:
     test_set = evaluation.test_set
-    frames = int((test_set.positive_N + test_set.negative_N).sum())
+    frames = SNIPPET_FRAMES * len(test_set.positive_N)
     yield f"<h1>VadCLIP on {escape(evaluation.dataset)}</h1>"
     yield (
         f'<p class="faint">{len(test_set.videos):,} test videos, {frames:,} frames, '
-        f"{test_set.positive_N.sum() / frames:.1%} of them anomalous</p>"
+        f"{test_set.anomalous_share:.1%} of them anomalous</p>"
     )
     if evaluation.test_selected:
         yield (
@@ -150,22 +152,22 @@ def _timelines(evaluation: Evaluation, written: Written) -> Iterable[str]:
 
 
 def _figures_table(evaluation: Evaluation) -> str:
-    metrics = evaluation.metrics
+    figures = evaluation.all_figures
     rows = ["<table><tr><th>figure</th><th>value</th><th>95 % interval</th><th>meaning</th></tr>"]
     for name, meaning in _meanings(evaluation).items():
-        if name not in metrics:
+        if name not in figures:
             continue
-        decimals = 2 if name.startswith("map") else 4
+        decimals = 2 if "map_" in name or name == "false_alarms_per_hour" else 4
         interval = ""
-        if f"{name}_low" in metrics:
-            low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
+        if name in evaluation.intervals:
+            low, high = evaluation.intervals[name]
             interval = f"{low:.{decimals}f} – {high:.{decimals}f}"
         rows.append(
-            f'<tr><td>{escape(name)}</td><td class="number">{metrics[name]:.{decimals}f}</td>'
+            f'<tr><td>{escape(name)}</td><td class="number">{figures[name]:.{decimals}f}</td>'
             f'<td class="number">{interval}</td><td>{escape(meaning)}</td></tr>'
         )
     rows.append("</table>")
-    if "auc_low" in metrics:
+    if evaluation.intervals:
         rows.append('<p class="faint">Intervals: bootstrap over the test videos.</p>')
     return "\n".join(rows)
 
@@ -176,6 +178,16 @@ def _meanings(evaluation: Evaluation) -> Mapping[str, str]:
         "auc": "ROC AUC over all frames, classification branch",
         "ap": "average precision over all frames, classification branch",
         "ano_auc": "ROC AUC over frames of videos with an anomaly, classification branch",
+        "zero_shot_auc": "ROC AUC over all frames of the CLIP alone, by the plain class prompts",
+        "gain_auc": "auc over zero_shot_auc, paired over the videos",
+        "zero_shot_ap": "average precision over all frames of the CLIP alone",
+        "gain_ap": "ap over zero_shot_ap, paired over the videos",
+        "zero_shot_map_avg": "detection mAP in percent of the CLIP alone",
+        "gain_map_avg": "map_avg over zero_shot_map_avg, paired over the videos",
+        "event_precision": f"events that fit an annotated one, at IoU {MIN_IOU}, whatever the class",
+        "event_recall": "annotated events that an event fits",
+        "event_class_agreement": "of the events that fit, those with the annotated class",
+        "false_alarms_per_hour": "events in normal test videos, an hour of them",
         "align_auc": "ROC AUC over all frames, alignment branch (1 - p(normal))",
         "align_ap": "average precision over all frames, alignment branch (1 - p(normal))",
         "map_avg": "detection mAP in percent, mean over IoU 0.1 to 0.5, anomaly classes with truth",
@@ -185,6 +197,7 @@ def _meanings(evaluation: Evaluation) -> Mapping[str, str]:
         "detection mAP in percent as the authors' script has it, normal class counted"
     )
     meanings |= {f"map_official_{iou}": f"the same at IoU {iou}" for iou in IOU_THRESHOLDS}
+    meanings |= {f"zero_shot_map_{iou}": f"mAP of the CLIP alone at IoU {iou}" for iou in IOU_THRESHOLDS}
     for label in evaluation.classes.labels[1:]:
         name = class_name(evaluation.classes, label)
         meanings[f"auc_{label}"] = f"ROC AUC over frames of videos with {name} and of normal videos"
@@ -193,7 +206,7 @@ def _meanings(evaluation: Evaluation) -> Mapping[str, str]:
 
 def _left_out(evaluation: Evaluation) -> Iterable[str]:
     if evaluation.undefined:
-        yield "<h2>Undefined</h2><p>Left out of metrics.json, since they have no value here.</p>"
+        yield "<h2>Undefined</h2><p>Left out, since they have no value here.</p>"
         yield _pairs(evaluation.undefined)
     if evaluation.excluded:
         yield f"<h2>Test videos without scores ({len(evaluation.excluded)})</h2>"

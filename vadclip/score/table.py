@@ -96,6 +96,11 @@ class Scores:
         """1 - p(normal): the alignment branch as an anomaly score."""
         return None if self.class_probabilities_NK is None else 1 - self.class_probabilities_NK[:, 0]
 
+    @property
+    def zero_shot_score_N(self) -> npt.NDArray[np.float32]:
+        """1 - p(normal) of the frozen CLIP alone."""
+        return 1 - self.zero_shot_NK[:, 0]
+
     @cached_property
     def branches(self) -> dict[str, npt.NDArray[np.float32]]:
         """Anomaly score_N of each branch that there is: `classification`, `alignment`."""
