@@ -16,17 +16,17 @@ from vadclip.cli import main
 from vadclip.clip.frozen import load_clip, load_clip_weights
 from vadclip.errors import InputError
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE
-from vadclip.model.checkpoints import (
+from vadclip.model.folder import ModelInfo, load_model, named_clip, read_model_info, save_model
+from vadclip.model.losses import vadclip_loss
+from vadclip.model.official import (
     EXTRA_FILE,
+    clip_state,
     export_state,
     import_checkpoint,
     read_checkpoint,
     write_checkpoint,
     write_clip_weights,
 )
-from vadclip.model.folder import ModelInfo, load_model, named_clip, read_model_info, save_model
-from vadclip.model.losses import vadclip_loss
-from vadclip.model.official_names import clip_state
 from vadclip.model.vadclip import VadClip, VadClipConfig
 
 SETTINGS = {"ucf": (UCF_CRIME, 2, 8, "ucf_crime"), "xd": (XD_VIOLENCE, 1, 16, "xd_violence")}

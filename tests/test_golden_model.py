@@ -17,7 +17,7 @@ from torch import Tensor
 from vadclip.clip.frozen import Clip, load_clip, tokenize
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE
 from vadclip.model.losses import vadclip_loss
-from vadclip.model.official_names import clip_state, official_state, vadclip_state
+from vadclip.model.official import clip_state, official_state, vadclip_state
 from vadclip.model.vadclip import VadClip, VadClipConfig
 
 # What leaves no trace in the files' shapes.

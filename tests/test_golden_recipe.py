@@ -19,7 +19,7 @@ from video_helpers import numbered_frame
 
 from vadclip.clip.frozen import load_clip, resize_frames
 from vadclip.features.provenance import RECIPE_VERSION
-from vadclip.model.official_names import clip_state
+from vadclip.model.official import clip_state
 
 FILE = Path(__file__).with_name("recipe_golden.safetensors")
 

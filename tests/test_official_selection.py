@@ -15,8 +15,8 @@ from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
 from vadclip.train.loop import train
-from vadclip.train.official_selection import OfficialSelection
 from vadclip.train.resume import ResumeFolder
+from vadclip.train.selection import TestVideos
 
 TEXT = text_tower()
 UCF, XD = "val_video_auc", "val_video_ap"
@@ -151,16 +151,13 @@ def test_interrupted_it_ends_as_if_undisturbed(criterion, tmp_path):
 
 def test_only_a_strictly_greater_figure_wins_and_weights_are_loaded_back(tmp_path, monkeypatch):
     figures = iter([0.5, 0.5, 0.5, 0.4, 0.5, 0.5])
-    monkeypatch.setattr(OfficialSelection, "_figure", lambda self, model: next(figures))
     kept = []
-    original = OfficialSelection.offer_weights
 
-    def offer(self, epoch, model):
-        better = original(self, epoch, model)
-        kept.append((better, {name: value.clone() for name, value in model.state_dict().items()}))
-        return better
+    def figure(self, model):
+        kept.append({name: value.clone() for name, value in model.state_dict().items()})
+        return next(figures)
 
-    monkeypatch.setattr(OfficialSelection, "offer_weights", offer)
+    monkeypatch.setattr(TestVideos, "figure", figure)
     starts = []
 
     class Watch(Recorder):
@@ -169,13 +166,13 @@ def test_only_a_strictly_greater_figure_wins_and_weights_are_loaded_back(tmp_pat
             starts.append(record.best_on_test)
 
     trained = _train(_task(), tmp_path, Watch())
-    assert [better for better, _ in kept] == [True] + [False] * 5
+    assert len(kept) == 6
     assert trained.epoch == 1
     assert starts == [0.5, 0.5, 0.5]
-    final, first = trained.model.state_dict(), kept[0][1]
+    final, first = trained.model.state_dict(), kept[0]
     assert all(torch.equal(final[name], first[name]) for name in final)
     # Each epoch begins with them: one more update from equal weights, but with older moments, differs little.
-    assert not torch.equal(kept[2][1]["classification.head.weight"], first["classification.head.weight"])
+    assert not torch.equal(kept[2]["classification.head.weight"], first["classification.head.weight"])
 
 
 def test_too_few_updates_and_test_videos_of_one_kind_are_said_before_training(tmp_path):

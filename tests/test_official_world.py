@@ -26,8 +26,8 @@ from vadclip.extract.import_worker import ImportWorker
 from vadclip.features.npy_files import crop_path
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import read_manifest
-from vadclip.model.checkpoints import export_state, write_checkpoint
 from vadclip.model.folder import read_model_info
+from vadclip.model.official import export_state, write_checkpoint
 from vadclip.pool.work import Outcome
 from vadclip.score.table import read_scores
 

@@ -24,7 +24,7 @@ BRANCHES = {
     "alignment": {"branches": "alignment", "visual_prompt": "none"},
 }
 OF_CLASSIFICATION = {"auc", "ap", "ano_auc", "auc_Fire", "auc_Theft", "gain_auc", "gain_ap"}
-OF_ALIGNMENT = {"align_auc", "align_ap", "gain_map_avg", "event_class_agreement"} | {
+OF_ALIGNMENT = {"align_auc", "align_ap", "gain_map_avg"} | {
     f"{name}_{end}" for name in ("map", "map_official") for end in ("avg", 0.1, 0.2, 0.3, 0.4, 0.5)
 }
 

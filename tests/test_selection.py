@@ -1,17 +1,10 @@
-import json
-
 import numpy as np
 import pytest
 
 from vadclip.errors import InputError
-from vadclip.train.selection import (
-    Selector,
-    ValidationFigures,
-    check_validation_videos,
-    criterion_for,
-    top_mean,
-    validation_figures,
-)
+from vadclip.frame_figures import top_mean
+from vadclip.train.history import ValidationFigures
+from vadclip.train.selection import check_validation_videos, is_better, validation_figures
 
 
 def test_a_videos_score_is_the_mean_of_its_top_floor_n_over_16_plus_1_snippets():
@@ -45,24 +38,12 @@ def test_validation_figures_by_hand():
     ],
 )
 def test_validation_with_one_kind_of_video_is_an_error(anomalous, held):
-    with pytest.raises(InputError, match=held):
+    with pytest.raises(InputError, match=rf"{held}.*train\.selection: last"):
         check_validation_videos(anomalous)
-    scores = [np.ones(3)] * len(anomalous)
-    with pytest.raises(InputError, match=r"train\.selection: last"):
-        validation_figures(scores, scores, anomalous, 0.0)
-
-
-def test_each_dataset_is_picked_by_the_figure_it_is_reported_by():
-    assert criterion_for("xd_violence") == "val_video_ap"
-    assert {criterion_for(name) for name in ("ucf_crime", "table", "sample")} == {"val_video_auc"}
-
-
-def _offer_all(selector, offers):
-    return [selector.offer(epoch, figures) for epoch, figures in enumerate(offers)]
 
 
 def test_highest_figure_wins_then_lower_loss_then_earlier_epoch():
-    offers = [
+    epochs = [
         ValidationFigures(0.7, 0.9, 3.0),
         ValidationFigures(0.8, 0.1, 5.0),  # higher AUC
         ValidationFigures(0.8, 0.2, 4.0),  # same AUC, lower loss
@@ -70,29 +51,10 @@ def test_highest_figure_wins_then_lower_loss_then_earlier_epoch():
         ValidationFigures(0.8, 0.4, 4.5),  # same AUC, higher loss
         ValidationFigures(0.7, 0.8, 0.1),  # lower AUC, however low the loss
     ]
-    by_auc = Selector("validation", "val_video_auc")
-    assert _offer_all(by_auc, offers) == [True, True, True, False, False, False]
-    assert (by_auc.epoch, by_auc.figures) == (2, offers[2])
-    by_ap = Selector("validation", "val_video_ap")
-    assert _offer_all(by_ap, offers) == [True, False, False, False, False, False]
-
-
-def test_last_takes_every_epoch_with_or_without_figures():
-    selector = Selector("last", "val_video_auc")
-    assert _offer_all(selector, [ValidationFigures(0.9, 0.9, 1.0), None, None]) == [True, True, True]
-    assert (selector.epoch, selector.figures) == (2, None)
-
-
-@pytest.mark.parametrize("rule", ["validation", "last"])
-def test_a_selector_goes_on_from_its_state(rule):
-    figures = ValidationFigures(0.7, 0.9, 3.0) if rule == "validation" else None
-    selector = Selector(rule, "val_video_auc")
-    assert selector.state() == {"epoch": None, "figures": None}
-    selector.offer(4, figures)
-    resumed = Selector(rule, "val_video_auc")
-    resumed.restore(json.loads(json.dumps(selector.state())))
-    assert (resumed.epoch, resumed.figures) == (4, figures)
-    assert resumed.offer(5, ValidationFigures(0.7, 0.9, 3.5)) == (rule == "last")
-    fresh = Selector(rule, "val_video_auc")
-    fresh.restore({"epoch": None, "figures": None})
-    assert fresh.offer(0, ValidationFigures(0.0, 0.0, 9.0))
+    for criterion, expected in (("val_video_auc", [0, 1, 2, 2, 2, 2]), ("val_video_ap", [0] * 6)):
+        best, chosen = None, []
+        for number, figures in enumerate(epochs):
+            if is_better(figures, best and epochs[best[0]], criterion):
+                best = (number,)
+            chosen.append(best[0])
+        assert chosen == expected

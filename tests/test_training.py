@@ -21,7 +21,7 @@ from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
 from vadclip.train.history import EpochRecord, History, StepRecord
 from vadclip.train.loop import TrainingError, train
 from vadclip.train.resume import ResumeFolder, resume_key
-from vadclip.train.validation import Validation
+from vadclip.train.selection import Selection
 
 STEPS = 3  # of an epoch of the toy: 12 normal rows in batches of 4 + 4
 TEXT = text_tower()
@@ -208,7 +208,7 @@ def test_validation_figures_are_those_of_whole_videos(undisturbed):
     """Against the definition written out: chunks of T, outputs joined, a video's loss over all of it."""
     trained, _ = undisturbed
     todo = task(TEXT)
-    figures = Validation.prepare(todo).figures(trained.model)
+    figures, _ = Selection(todo, 1).after_epoch(1, trained.model)
     losses, scores = [], []
     with torch.no_grad():
         for made in todo.val_videos:

@@ -58,7 +58,7 @@ def import_checkpoint(
     ] = None,
 ) -> None:
     """Make a model folder of an official checkpoint, outside the pipeline (inside: train.checkpoint)."""
-    from vadclip.model.checkpoints import read_checkpoint, write_clip_weights
+    from vadclip.model.official import read_checkpoint, write_clip_weights
 
     read = read_checkpoint(checkpoint)
     if write_clip is not None:

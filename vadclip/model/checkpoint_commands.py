@@ -10,13 +10,13 @@ from vadclip.errors import InputError
 from vadclip.features.provenance import ClipIdentity, Provenance
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE, Classes
 from vadclip.manifest import read_manifest
-from vadclip.model.checkpoints import (
+from vadclip.model.folder import ModelInfo, named_clip, read_model_info
+from vadclip.model.official import (
     Checkpoint,
     export_state,
     import_checkpoint,
     write_checkpoint,
 )
-from vadclip.model.folder import ModelInfo, named_clip, read_model_info
 from vadclip.model.vadclip import VadClipConfig
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "model.safetensors"
 INFO_FILE = "model.json"
 EXTRA_FILE = "official_extra.safetensors"
-"""What exporting an imported model needs beside its weights; see checkpoints.py."""
+"""What exporting an imported model needs beside its weights; see official.py."""
 _VERSION = 2
 
 

@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vadclip.files import write_text_atomic
-from vadclip.train.selection import ValidationFigures
 
 EPOCHS_FILE = "epochs.json"
 STEPS_FILE = "steps.csv"
+
+
+@dataclass(frozen=True)
+class ValidationFigures:
+    """How one epoch does on the validation videos."""
+
+    val_video_auc: float
+    """ROC AUC over videos of the top mean of the classification branch."""
+    val_video_ap: float
+    """Average precision over videos of the top mean of 1 - p(normal), the alignment branch."""
+    val_loss: float
+    """Summed training loss on the validation videos; breaks ties only."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +83,20 @@ class EpochRecord:
             numbers["best_on_test"] = self.best_on_test
         return numbers | (asdict(self.figures) if self.figures else {})
 
+    def line(self) -> str:
+        """Say the epoch in a line."""
+        parts = [f"epoch {self.epoch}: loss {self.loss:.4f}"]
+        if self.figures:
+            parts.append(
+                f"validation loss {self.figures.val_loss:.4f}, video AUC {self.figures.val_video_auc:.4f}, "
+                f"video AP {self.figures.val_video_ap:.4f}"
+            )
+        if self.best_on_test is not None:
+            parts.append(f"best on the TEST set so far {self.best_on_test:.4f}")
+        return ", ".join([*parts, f"{self.rows_per_second:,.0f} rows/s"]) + (
+            "; chosen" if self.chosen else ""
+        )
+
 
 class TrainLogger(Protocol):
     """Who watches a training. A resumed one is told again what happened before, in order."""
@@ -94,21 +119,13 @@ class History:
         """Return the history in plain JSON types."""
         return asdict(self)
 
-    @classmethod
-    def from_facts(cls, facts: Mapping[str, Any]) -> "History":
+    def restore(self, facts: Mapping[str, Any]) -> None:
         """Undo `facts`."""
-        return cls(
-            steps=[StepRecord(**record) for record in facts["steps"]],
-            epochs=[
-                EpochRecord(
-                    **{
-                        **record,
-                        "figures": ValidationFigures(**found) if (found := record["figures"]) else None,
-                    }
-                )
-                for record in facts["epochs"]
-            ],
-        )
+        self.steps += [StepRecord(**record) for record in facts["steps"]]
+        for record in facts["epochs"]:
+            found = record["figures"]
+            figures = ValidationFigures(**found) if found else None
+            self.epochs.append(EpochRecord(**{**record, "figures": figures}))
 
     def tell(self, logger: TrainLogger) -> None:
         """Tell `logger` everything, as if it happened now."""

@@ -20,8 +20,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vadclip.files import atomic_path, held_alone
+from vadclip.model.vadclip import VadClip
+from vadclip.train.history import History
+from vadclip.train.selection import Selection
 
-VERSION = 1  # raise it whenever what is saved or how training goes on from it changes
+VERSION = 2  # raise it whenever what is saved or how training goes on from it changes
+STATE_FILE = "state.safetensors"
 
 
 def resume_key(facts: Mapping[str, Any]) -> str:
@@ -37,47 +41,76 @@ class ResumeFolder:
     folder: Path
 
     @property
-    def _file(self) -> Path:
-        return self.folder / "state.safetensors"
+    def file(self) -> Path:
+        """The state; absent before the first epoch's end."""
+        return self.folder / STATE_FILE
 
     def held(self) -> AbstractContextManager[None]:
         """Keep the folder to this process; InputError if another one trains the same."""
         return held_alone(self.folder / "lock", "the same training")
 
-    def save(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Replace the saved state; `facts` are plain JSON types (floats come back exactly)."""
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        with atomic_path(self._file) as temporary:
-            save_file(plain, temporary, metadata={"facts": json.dumps(facts)})
-
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return what `save` was given, tensors on the CPU; None if nothing was saved."""
-        if not self._file.exists():
-            return None
-        with safe_open(self._file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["facts"])
-            return {name: opened.get_tensor(name) for name in opened.keys()}, facts  # noqa: SIM118 - not a dict
+    def unfinished_others(self) -> list[Path]:
+        """Return the folders beside this one in which another training was begun and not finished."""
+        return sorted(path.parent for path in self.folder.parent.glob(f"*/{STATE_FILE}") if path != self.file)
 
     def remove(self) -> None:
         """Forget the training: it has succeeded."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put `prefix` and a dot before each name."""
-    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+@dataclass(frozen=True)
+class TrainingState:
+    """All that changes while a training runs."""
+
+    model: VadClip
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler
+    selection: Selection
+    history: History
+    device: torch.device
+
+    def save(self, file: Path) -> None:
+        """Replace the saved state; to be called at an epoch's end."""
+        groups = {
+            "model": self.model.state_dict(),
+            "chosen": self.selection.weights,
+            "optimizer": _moments(self.optimizer),
+            "random": _random_states(self.device),
+        }
+        tensors = {
+            f"{group}.{name}": tensor.detach().cpu().contiguous()
+            for group, members in groups.items()
+            for name, tensor in members.items()
+        }
+        facts = {  # plain JSON types, in which floats come back exactly
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+            "selection": self.selection.facts(),
+            "history": self.history.facts(),
+        }
+        with atomic_path(file) as temporary:
+            save_file(tensors, temporary, metadata={"facts": json.dumps(facts)})
+
+    def restore(self, file: Path) -> None:
+        """Take back what `save` wrote, if it wrote anything."""
+        if not file.exists():
+            return
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "chosen": {}, "optimizer": {}, "random": {}}
+        with safe_open(file, framework="pt") as opened:
+            facts = json.loads(opened.metadata()["facts"])
+            for full_name in opened.keys():  # noqa: SIM118 - not a dict
+                group, _, name = full_name.partition(".")
+                groups[group][name] = opened.get_tensor(full_name)
+        self.model.load_state_dict(groups["model"])
+        self.selection.restore(groups["chosen"], facts["selection"])
+        self.history.restore(facts["history"])
+        _restore_optimizer(self.optimizer, groups["optimizer"], facts["rates"])
+        self.scheduler.last_epoch = len(self.history.epochs)
+        torch.set_rng_state(groups["random"]["cpu"])
+        if self.device.type == "cuda" and "cuda" in groups["random"]:  # another kind of device keeps its own
+            torch.cuda.set_rng_state(groups["random"]["cuda"], self.device)
 
 
-def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors that `prefixed` put under `prefix`, by their own names."""
-    return {
-        name.removeprefix(f"{prefix}."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(f"{prefix}.")
-    }
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimiser's moments and counters as `<parameter's number>.<name>` -> tensor."""
     return {
         f"{number}.{name}": value
@@ -86,12 +119,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     }
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], rates: list[float]
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor], rates: list[float]
 ) -> None:
-    """Give an optimiser of the same parameters its moments and each group's learning rate back."""
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
+    for name, value in moments.items():
         number, _, moment = name.partition(".")
         state.setdefault(int(number), {})[moment] = value
     groups = optimizer.state_dict()["param_groups"]
@@ -100,14 +132,7 @@ def restore_optimizer(
     optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
-def random_states(device: torch.device) -> dict[str, Tensor]:
+def _random_states(device: torch.device) -> dict[str, Tensor]:
     """Return the states of torch's generators that training on `device` may draw from."""
     states = {"cpu": torch.get_rng_state()}
     return states | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else states
-
-
-def restore_random_states(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Undo what happened to the generators since `random_states`; another kind of device keeps its own."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)

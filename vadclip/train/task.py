@@ -15,7 +15,9 @@ from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
 from vadclip.model.folder import ModelInfo, NamedClip, named_clip
 from vadclip.model.vadclip import VadClipConfig
-from vadclip.train.selection import Criterion, ValidationFigures, criterion_for
+from vadclip.train.history import ValidationFigures
+
+Criterion = Literal["val_video_auc", "val_video_ap"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def make_task(params: Params, manifest: Manifest, features: FeatureReader, clip:
         train_crops=params.extract.train_crops,
         test_crop=params.extract.test_crop,
         score_precision=params.score.precision,
-        criterion=criterion_for(manifest.dataset),
+        # As they are reported.
+        criterion="val_video_ap" if manifest.dataset == "xd_violence" else "val_video_auc",
         origin=Origin(
             clip=named_clip(clip, params.clip),
             feature_provenance=asdict(made),

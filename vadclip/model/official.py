@@ -6,7 +6,8 @@ float16 value) and CLIP not at all, since params.yaml names it. `official_extra.
 loses: order and type of the keys, and each tensor that could not be made again from model and CLIP. So import
 then export gives every key, type and value back.
 
-Files are read with `weights_only`: no code in them is run.
+Parameter names (official src/model.py, as facts): VadCLIP's own, OpenAI's for CLIP under `clipmodel.`, which
+are open_clip's too. Files are read with `weights_only`: no code in them is run.
 """
 
 import json
@@ -28,8 +29,35 @@ from vadclip.errors import InputError
 from vadclip.files import atomic_path, sha256_file
 from vadclip.labels import Classes
 from vadclip.model.folder import EXTRA_FILE, ModelInfo, read_model_state, save_model
-from vadclip.model.official_names import CLIP_PREFIX, clip_state, official_state, vadclip_state
 from vadclip.model.vadclip import VadClip, VadClipConfig
+
+CLIP_PREFIX = "clipmodel."
+UNUSED = "disAdj.sigma"
+_UNUSED_VALUE = 0.1  # where the official code leaves it: no gradient ever reaches it
+
+# (official, ours): each pair renames the whole name or its beginning, up to the next dot.
+_NAMES = (
+    ("text_prompt_embeddings.weight", "alignment.prompts.vectors"),
+    ("frame_position_embeddings.weight", "temporal.attention.positions"),
+    ("temporal.resblocks", "temporal.attention.blocks"),
+    ("gc1", "temporal.graphs.similarity1"),
+    ("gc2", "temporal.graphs.similarity2"),
+    ("gc3", "temporal.graphs.distance1"),
+    ("gc4", "temporal.graphs.distance2"),
+    ("linear", "temporal.graphs.fuse"),
+    ("mlp1", "alignment.visual_prompt.mlp"),
+    ("mlp2", "classification.mlp"),
+    ("classifier", "classification.head"),
+)
+# Parts inside the above.
+_PARTS = (
+    (".attn.in_proj_", ".attention.project_in."),
+    (".attn.out_proj.", ".attention.project_out."),
+    (".ln_1.", ".norm1."),
+    (".ln_2.", ".norm2."),
+    (".c_fc.", ".expand."),
+    (".c_proj.", ".contract."),
+)
 
 NO_TRACE = "window, heads, classes and prompts leave no trace in a checkpoint: they are those of params.yaml"
 
@@ -46,6 +74,57 @@ _NUMBERS: list[Any] = [
     *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
 ]
 _IRRELEVANT = "logit_scale"  # read by CLIP's own training only
+
+
+def vadclip_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the VadCLIP part of an official state dict under our names, for `VadClip.load_state_dict`.
+
+    Raises InputError for a name that the official model does not have.
+    """
+    names = (name for name in official if name != UNUSED and not name.startswith(CLIP_PREFIX))
+    return {_our_name(name): official[name] for name in names}
+
+
+def clip_state(official: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the CLIP that an official state dict carries, under open_clip's names."""
+    return {
+        name.removeprefix(CLIP_PREFIX): tensor
+        for name, tensor in official.items()
+        if name.startswith(CLIP_PREFIX)
+    }
+
+
+def official_state(vadclip: Mapping[str, Tensor], clip: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict that the official model loads, from `VadClip.state_dict()` and its whole CLIP."""
+    official = {_official_name(name): tensor for name, tensor in vadclip.items()}
+    official |= {CLIP_PREFIX + name: tensor for name, tensor in clip.items()}
+    official[UNUSED] = torch.tensor([_UNUSED_VALUE])
+    return official
+
+
+def _our_name(official: str) -> str:
+    name = _rename(official, _NAMES, _PARTS)
+    if name is None:
+        raise InputError(
+            f"{official!r} is no parameter of the official VadCLIP: give a state dict that its training saved"
+        )
+    return name
+
+
+def _official_name(ours: str) -> str:
+    name = _rename(ours, *([(b, a) for a, b in pairs] for pairs in (_NAMES, _PARTS)))
+    assert name is not None, f"{ours} has no official name"
+    return name
+
+
+def _rename(name: str, beginnings: Iterable[tuple[str, str]], parts: Iterable[tuple[str, str]]) -> str | None:
+    for old, new in beginnings:
+        rest = name.removeprefix(old)
+        if rest != name and rest[:1] in ("", "."):
+            for part, replacement in parts:
+                rest = rest.replace(part, replacement)
+            return new + rest
+    return None
 
 
 @dataclass(frozen=True)
