@@ -214,7 +214,7 @@ def test_a_checkpoint_is_looked_into_once(tmp_path, monkeypatch):
     for _ in range(2):
         with pytest.raises(InputError, match=r"cannot work: checkpoint .*model\.pth: the file is empty"):
             _plan(train, {"test": (1, 1)}, tmp=tmp_path)
-        monkeypatch.setattr("vadclip.model.checkpoints.read_checkpoint", lambda path: pytest.fail("again"))
+        monkeypatch.setattr("vadclip.model.official.read_checkpoint", lambda path: pytest.fail("again"))
 
 
 def test_the_user_is_told_what_to_look_into():

@@ -85,7 +85,7 @@ def _checkpoint_fault(path: Path, cache: Path) -> list[str]:
         return found
     except (FileNotFoundError, ValueError):
         pass
-    from vadclip.model.checkpoints import read_checkpoint  # torch takes seconds
+    from vadclip.model.official import read_checkpoint  # torch takes seconds
 
     try:
         read_checkpoint(path)
