@@ -83,9 +83,9 @@ class EpochRecord:
             numbers["best_on_test"] = self.best_on_test
         return numbers | (asdict(self.figures) if self.figures else {})
 
-    def line(self) -> str:
-        """Say the epoch in a line."""
-        parts = [f"epoch {self.epoch}: loss {self.loss:.4f}"]
+    def line(self, epochs: int) -> str:
+        """Say the epoch, one of `epochs`, in a line."""
+        parts = [f"epoch {self.epoch} of {epochs}: loss {self.loss:.4f}"]
         if self.figures:
             parts.append(
                 f"validation loss {self.figures.val_loss:.4f}, video AUC {self.figures.val_video_auc:.4f}, "

@@ -137,7 +137,7 @@ def train(
             history.epochs.append(epoch_record)
             state.save(resume.file)
             logger.epoch(epoch_record)
-            progress.message(epoch_record.line())
+            progress.message(epoch_record.line(params.epochs))
 
     model.load_state_dict(selection.weights)
     assert selection.epoch is not None, "at least one epoch was looked at"
