@@ -64,7 +64,6 @@ def extract(folder: Path, actors: int) -> Mapping[str, float]:
 def _write_params(folder: Path, actors: int) -> None:
     params: dict[str, Any] = yaml.safe_load((PROJECT / "vadclip" / "recipes" / "sample.yaml").read_text())
     params["dataset"] |= {"name": "table", "root": str(folder / "videos"), "table": "table.csv"}
-    params["clip"] |= {key: str(PROJECT / params["clip"][key]) for key in ("model", "pretrained")}
     params["execution"] |= {"actors": actors, "ray_address": None}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
@@ -93,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             crew = f"{actors} actor{'s' if actors > 1 else ''}"
             figures.append(Figure.rate(f"{crew}, whole stage", "images/s", images, whole))
             figures.append(Figure.rate(f"{crew}, at work", "images/s", images, busy, **phases))
-    settings = {"videos": videos, "frames_each": frames, "crops": 5, "clip": "vadclip/sample/clip.json"}
+    settings = {"videos": videos, "frames_each": frames, "crops": 5, "clip": "sample"}
     report("extraction", "The extract stage with the sample's CLIP", figures, settings, args)
 
 

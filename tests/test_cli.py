@@ -1,12 +1,20 @@
 """`vadclip recipe`: whole params files that load, and a change that is shown."""
 
+import json
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import PROJECT
+from pydantic import ValidationError
 
 from vadclip.cli import main
-from vadclip.config import load_params
+from vadclip.clip.frozen import load_clip
+from vadclip.config import ClipParams, load_params
+from vadclip.errors import InputError
+from vadclip.extract.on_ray import clip_files
+from vadclip.files import sha256_file
+from vadclip.ingest.inputs import named_files, write_inputs
 
 
 def _run(monkeypatch, *arguments):
@@ -53,6 +61,44 @@ def test_only_what_changes_is_shown(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "model.window: 8 -> 64" in shown
     assert "model.length" not in shown
+
+
+def test_a_changed_params_file_is_kept(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "params.yaml"
+    _run(monkeypatch, "recipe", "sample", "--params", path)
+    own = path.read_text().replace("epochs: 15", "epochs: 3")
+    path.write_text(own)
+    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path) == 1
+    assert "params.yaml has values of your own" in capsys.readouterr().err
+    assert path.read_text() == own
+    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path, "--force") == 0
+    assert load_params(path).dataset.name == "ucf_crime"
+
+
+def test_params_with_a_key_that_stands_twice_are_refused(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "params.yaml"
+    _run(monkeypatch, "recipe", "sample", "--params", path)
+    path.write_text(path.read_text().replace("  epochs: 15", "  epochs: 15\n  epochs: 3"))
+    with pytest.raises(InputError, match="the key 'epochs' stands twice, again in line 53: keep one"):
+        load_params(path)
+    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path) == 1
+    assert "the key 'epochs' stands twice" in capsys.readouterr().err
+
+
+def test_the_packaged_clip_is_named_and_found_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _run(monkeypatch, "recipe", "sample")
+    params = load_params()
+    assert (params.clip.model, params.clip.pretrained) == ("sample", None)
+    write_inputs(named_files(params.clip, params.train), tmp_path / "inputs.json")
+    inputs = json.loads((tmp_path / "inputs.json").read_text())
+    weights = PROJECT / "vadclip" / "sample" / "clip.safetensors"
+    assert inputs["clip.model"]["path"] == "vadclip/sample/clip.json"
+    assert inputs["clip.pretrained"]["sha256"] == sha256_file(weights)
+    assert [Path(name).name for name in clip_files(params.clip)] == ["clip.json", "clip.safetensors"]
+    assert load_clip(params.clip, device="cpu").name == "clip.json"
+    with pytest.raises(ValidationError, match=r"clip\.pretrained is 'openai' with clip\.model 'sample'"):
+        ClipParams(**{**params.clip.model_dump(), "pretrained": "openai"})
 
 
 def test_an_unknown_recipe_is_one_line_and_status_1(tmp_path, monkeypatch, capsys):

@@ -4,17 +4,17 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
 
-from vadclip.config import PARAMS_FILE, flatten, load_params
+from vadclip.config import PARAMS_FILE, flatten, load_params, read_yaml
 from vadclip.errors import InputError, VadclipError
 from vadclip.files import write_text_atomic
 
@@ -30,15 +30,16 @@ def _group() -> None:
 def recipe(
     name: Annotated[str, typer.Argument(help="sample, ucf_crime or xd_violence")],
     params: Annotated[Path, typer.Option(help="The file to write.")] = PARAMS_FILE,
+    force: Annotated[bool, typer.Option("--force", help="Write over values of your own.")] = False,
 ) -> None:
     """Write a complete params.yaml for a dataset and show what it changes."""
-    known = sorted(entry.name.removesuffix(".yaml") for entry in files("vadclip.recipes").iterdir()
-                   if entry.name.endswith(".yaml"))  # fmt: skip
-    if name not in known:
-        raise InputError(f"no recipe {name!r}; there are {', '.join(known)}")
-    text = files("vadclip.recipes").joinpath(f"{name}.yaml").read_text(encoding="utf-8")
-    before = flatten(yaml.safe_load(params.read_text(encoding="utf-8")) or {}) if params.exists() else {}
-    after = flatten(yaml.safe_load(text))
+    recipes = _recipes()
+    if name not in recipes:
+        raise InputError(f"no recipe {name!r}; there are {', '.join(sorted(recipes))}")
+    text = recipes[name]
+    _let_replace(params, force)
+    before = _flat(read_yaml(params)) if params.exists() else {}
+    after = _flat(yaml.safe_load(text))
     write_text_atomic(params, text)
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) != after.get(key):
@@ -46,6 +47,27 @@ def recipe(
     print(
         f"wrote {params} for {name}; look for EDIT in it" if "EDIT" in text else f"wrote {params} for {name}"
     )
+
+
+def _recipes() -> dict[str, str]:
+    found = (entry for entry in files("vadclip.recipes").iterdir() if entry.name.endswith(".yaml"))
+    return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in found}
+
+
+def _flat(content: object) -> dict[str, Any]:
+    return flatten(content) if isinstance(content, Mapping) else {}
+
+
+def _let_replace(params: Path, force: bool) -> None:
+    """Return if a params file is not there, is a recipe as it was written, or may go; else InputError."""
+    if force or not params.exists():
+        return
+    content = read_yaml(params)
+    if any(content == yaml.safe_load(text) for text in _recipes().values()):
+        return
+    if not sys.stdin.isatty():
+        raise InputError(f"{params} has values of your own, which would be lost: keep a copy, or add --force")
+    typer.confirm(f"{params} has values of your own, which would be lost. Write over them?", abort=True)
 
 
 @app.command(name="import-checkpoint")

@@ -15,6 +15,8 @@ from vadclip.errors import InputError
 from vadclip.remote import folder_fault, shown
 
 PARAMS_FILE = Path("params.yaml")
+SAMPLE_CLIP = "sample"
+_SAMPLE = Path(__file__).with_name("sample")
 
 
 def _number_from_yaml(value: object) -> object:
@@ -92,13 +94,34 @@ class ClipParams(Section):
     """The frozen CLIP."""
 
     model: str
-    """open_clip model name, or the path of an open_clip config file (.json)."""
-    pretrained: str
-    """open_clip tag, or the path of a weights file (.safetensors, or a plain state dict)."""
+    """`sample`, the one in this package; an open_clip model name; or the path of an open_clip config file
+    (.json)."""
+    pretrained: str | None
+    """open_clip tag, or the path of a weights file (.safetensors, or a plain state dict); null for
+    `sample`."""
     quick_gelu: bool | None
     """Which activation a weights file was trained with; null where a tag or a config file says it."""
     precision: Literal["fp32", "fp16", "bf16"]
     """Arithmetic of the image tower."""
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "ClipParams":
+        if (self.model == SAMPLE_CLIP) != (self.pretrained is None):
+            raise ValueError(
+                f"clip.pretrained is {self.pretrained!r} with clip.model {self.model!r}: write null with "
+                f"{SAMPLE_CLIP}, which has its weights, and an open_clip tag or a weights file with others"
+            )
+        return self
+
+    @property
+    def config_name(self) -> str:
+        """`model` with `sample` resolved: an open_clip name, or the path of a config file."""
+        return str(_SAMPLE / "clip.json") if self.pretrained is None else self.model
+
+    @property
+    def weights_name(self) -> str:
+        """`pretrained` with `sample` resolved: an open_clip tag, or the path of a weights file."""
+        return str(_SAMPLE / "clip.safetensors") if self.pretrained is None else self.pretrained
 
 
 class IngestParams(Section):
@@ -284,18 +307,35 @@ def load_params(path: Path | str = PARAMS_FILE) -> Params:
     Raises InputError with one line that names every wrong, unknown or missing key.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file; run in the project's folder") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise InputError(f"{path} must hold the sections {', '.join(Params.model_fields)}")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
         raise InputError(f"{path}: " + "; ".join(_complaints(error))) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, where YAML's own takes the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for number, key in enumerate(keys):
+            if key in keys[:number]:
+                line = node.value[number][0].start_mark.line + 1
+                raise yaml.YAMLError(f"the key {key!r} stands twice, again in line {line}: keep one")
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(path: Path) -> object:
+    """Read a YAML file; raises InputError if it is missing, is no YAML or holds a key twice."""
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file; run in the project's folder") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def _complaints(error: ValidationError) -> list[str]:

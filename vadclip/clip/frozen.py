@@ -119,7 +119,7 @@ def load_clip(params: "ClipParams", *, device: str) -> Clip:
     if target.type == "cuda" and not torch.cuda.is_available():
         raise InputError(f"device {device!r}: no CUDA GPU can be used here; set execution.device: cpu")
     model, config, preprocess, known_tokens = _load_model(params)
-    text = TextTower(model, params.model, known_tokens)
+    text = TextTower(model, params.config_name, known_tokens)
     image = model.get_submodule("visual")
     mean, std = (
         tuple(preprocess.get(key, default))
@@ -133,10 +133,10 @@ def load_clip(params: "ClipParams", *, device: str) -> Clip:
         if dtype is not torch.float32:
             fuse_quick_gelu(image)
     return Clip(
-        name=Path(params.model).name,
+        name=Path(params.config_name).name,
         fingerprint=fingerprint,
         quick_gelu=config["quick_gelu"],
-        image_size=_side(image, params.model),
+        image_size=_side(image, params.config_name),
         embed_dim=int(config["embed_dim"]),
         image=image.to(device=target, dtype=dtype),
         text=text.to(target),
@@ -161,41 +161,41 @@ class ClipWeights:
 def load_clip_weights(params: "ClipParams") -> ClipWeights:
     """Load the weights of the CLIP that `params` name, both towers; raises InputError as `load_clip` does."""
     model, config, _, known_tokens = _load_model(params)
-    return ClipWeights(params.model, config["quick_gelu"], model.state_dict(), known_tokens)
+    return ClipWeights(params.config_name, config["quick_gelu"], model.state_dict(), known_tokens)
 
 
 def _load_model(
     params: "ClipParams",
 ) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Tensor | None]:
     """Return the frozen model, its config with the activation in it, its preprocessing, its known tokens."""
-    config = read_config(params.model)
+    config = read_config(params.config_name)
     preprocess = config.pop("preprocess_cfg", {})
-    weights_file = Path(params.pretrained) if is_file_name(params.pretrained) else None
+    weights_file = Path(params.weights_name) if is_file_name(params.weights_name) else None
     if weights_file is not None:
         config["quick_gelu"] = _quick_gelu_of_file(params, config)
-        model = _build(params.model, config)
-        known_tokens = load_file_weights(model, params.model, weights_file)
+        model = _build(params.config_name, config)
+        known_tokens = load_file_weights(model, params.config_name, weights_file)
     else:
-        settings = tag_settings(params.model, params.pretrained)
+        settings = tag_settings(params.config_name, params.weights_name)
         preprocess |= {key: settings[key] for key in ("mean", "std") if key in settings}
         config["quick_gelu"] = _quick_gelu_of_tag(params, config, settings)
-        model = _build(params.model, config)
+        model = _build(params.config_name, config)
         known_tokens = None
-        load_tag_weights(model, params.pretrained, settings)
+        load_tag_weights(model, params.weights_name, settings)
     return model.requires_grad_(False).eval(), config, preprocess, known_tokens
 
 
 def _quick_gelu_of_file(params: "ClipParams", config: dict[str, Any]) -> bool:
     # A config file was written for its weights. One of open_clip's own names says nothing of somebody's file.
-    said = config.get("quick_gelu") if is_file_name(params.model) else None
+    said = config.get("quick_gelu") if is_file_name(params.config_name) else None
     if params.quick_gelu is None and said is None:
         raise InputError(
-            f"clip.quick_gelu is null with the weights file {params.pretrained!r}, which does not tell its "
+            f"clip.quick_gelu is null with the weights file {params.weights_name!r}, which does not tell its "
             "activation: set it to true (OpenAI's weights, DFN, MetaCLIP) or false (trained with GELU)"
         )
     if said is not None and params.quick_gelu not in (None, bool(said)):
         raise InputError(
-            f"clip.quick_gelu is {str(params.quick_gelu).lower()} but {params.model!r} says "
+            f"clip.quick_gelu is {str(params.quick_gelu).lower()} but {params.config_name!r} says "
             f"{str(bool(said)).lower()}: set clip.quick_gelu: null, the config tells it"
         )
     return bool(said if params.quick_gelu is None else params.quick_gelu)
@@ -205,16 +205,17 @@ def _quick_gelu_of_tag(params: "ClipParams", config: dict[str, Any], settings: d
     of_model, of_weights = (bool(source.get("quick_gelu", False)) for source in (config, settings))
     names = {False: "GELU", True: "QuickGELU"}
     if of_model != of_weights:
-        plain = params.model.removesuffix("-quickgelu")
+        plain = params.config_name.removesuffix("-quickgelu")
         fitting = f"{plain}-quickgelu" if of_weights else plain
         raise InputError(
-            f"clip.model {params.model!r} computes {names[of_model]} but the weights {params.pretrained!r} "
-            f"were trained with {names[of_weights]}: every feature would be wrong; set clip.model: {fitting}"
+            f"clip.model {params.config_name!r} computes {names[of_model]} but the weights "
+            f"{params.weights_name!r} were trained with {names[of_weights]}: every feature would be wrong; "
+            f"set clip.model: {fitting}"
         )
     if params.quick_gelu not in (None, of_model):
         raise InputError(
-            f"clip.quick_gelu is {str(params.quick_gelu).lower()} but {params.model!r} with "
-            f"{params.pretrained!r} computes {names[of_model]}: set clip.quick_gelu: null, the tag tells it"
+            f"clip.quick_gelu is {str(params.quick_gelu).lower()} but {params.config_name!r} with "
+            f"{params.weights_name!r} computes {names[of_model]}: set clip.quick_gelu: null, the tag tells it"
         )
     return of_model
 

@@ -41,10 +41,10 @@ def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
 
 
 def _key(params: ClipParams) -> str:
-    named = [params.model, params.pretrained]
+    named = [params.config_name, params.weights_name]
     facts = {
         "files": [sha256_file(Path(name)) if Path(name).is_file() else name for name in named],
-        "name": Path(params.model).name,
+        "name": Path(params.config_name).name,
         "quick_gelu": params.quick_gelu,
         "open_clip": importlib.metadata.version("open_clip_torch"),
         "code": [sha256_file(Path(__file__).with_name(name)) for name in _CODE],

@@ -75,8 +75,8 @@ def load(folder: Path, *, clip: str | None, device: str) -> Loaded:
     if loaded.fingerprint != info.clip.fingerprint:
         raise InputError(
             f"{folder} was trained with the CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), "
-            f"and {params.pretrained} is another one (weights {loaded.fingerprint[:12]}); name the right one "
-            "by --clip"
+            f"and {params.weights_name} is another one (weights {loaded.fingerprint[:12]}); name the right "
+            "one by --clip"
         )
     model, info = load_model(folder, loaded.text, device)
     return Loaded(folder, model, info, loaded, params, recipe_of(info, loaded))

@@ -32,7 +32,7 @@ VIT_B16_DIMENSION, VIT_B16_RANGE = 442, (0.3, 0.8)
 
 def is_vit_b16(clip: ClipParams) -> bool:
     """Whether the params name OpenAI's ViT-B/16, by its tag or by a file (as checkpoints contain it)."""
-    is_file = Path(clip.pretrained).suffix != ""
+    is_file = Path(clip.weights_name).suffix != ""
     return clip.model == "ViT-B-16-quickgelu" and (clip.pretrained == "openai" or is_file)
 
 

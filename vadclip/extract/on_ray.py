@@ -43,15 +43,14 @@ def run_units(
 
 def clip_files(clip: ClipParams) -> list[str]:
     """Return what the params name by file, not by an open_clip name or tag."""
-    return [name for name in (clip.model, clip.pretrained) if Path(name).is_file()]
+    return [name for name in (clip.config_name, clip.weights_name) if Path(name).is_file()]
 
 
 def extract_worker(settings: WorkerSettings, files: Mapping[str, str]) -> ExtractWorker:
     """Make the worker where the CLIP's files lie elsewhere than the params say: a map from there to here."""
     clip = settings.clip
-    here = {
-        key: files.get(name, name) for key, name in (("model", clip.model), ("pretrained", clip.pretrained))
-    }
+    named = {"model": clip.config_name, "pretrained": clip.weights_name}
+    here = {key: files.get(name, name) for key, name in named.items()}
     return ExtractWorker(replace(settings, clip=clip.model_copy(update=here)))
 
 

@@ -12,16 +12,17 @@ from vadclip.config import ClipParams, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_bytes_if_changed
 
+_PACKAGE = Path(__file__).parents[1]
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def named_files(clip: ClipParams, train: TrainParams) -> dict[str, str]:
-    """Return the params that name a file, key -> path as written; open_clip's names and tags are none."""
+    """Return the params that name a file, key -> path; open_clip's names and tags are none."""
     files = {}
-    if clip.model.endswith(".json"):
-        files["clip.model"] = clip.model
-    if clip.pretrained.endswith(WEIGHTS_SUFFIXES) or Path(clip.pretrained).is_file():
-        files["clip.pretrained"] = clip.pretrained
+    if clip.config_name.endswith(".json"):
+        files["clip.model"] = clip.config_name
+    if clip.weights_name.endswith(WEIGHTS_SUFFIXES) or Path(clip.weights_name).is_file():
+        files["clip.pretrained"] = clip.weights_name
     if train.checkpoint is not None:
         files["train.checkpoint"] = train.checkpoint
     return files
@@ -35,9 +36,15 @@ def write_inputs(files: dict[str, str], path: Path) -> bool:
     entries = {}
     for key, name in sorted(files.items()):
         try:
-            entries[key] = {"path": name, "sha256": sha256_file(given_path(name))}
+            entries[key] = {"path": _everywhere(name), "sha256": sha256_file(given_path(name))}
         except FileNotFoundError:
             raise InputError(f"{key} is {name!r}: no such file") from None
         except OSError as error:
             raise InputError(f"{key} is {name!r}, which cannot be read: {error.strerror}") from None
     return write_bytes_if_changed(path, (json.dumps(entries, indent=2) + "\n").encode())
+
+
+def _everywhere(name: str) -> str:
+    """A path as written; of a file of this package, the same wherever the package lies."""
+    inside = Path(name).is_relative_to(_PACKAGE)
+    return Path(name).relative_to(_PACKAGE.parent).as_posix() if inside else name

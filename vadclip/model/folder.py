@@ -46,7 +46,7 @@ class NamedClip:
 
 def named_clip(clip: "Clip", params: "ClipParams") -> NamedClip:
     """Return how model.json names the CLIP that `params` led to."""
-    return NamedClip(clip.name, Path(params.pretrained).name, clip.fingerprint, clip.quick_gelu)
+    return NamedClip(clip.name, Path(params.weights_name).name, clip.fingerprint, clip.quick_gelu)
 
 
 @dataclass(frozen=True)
