@@ -78,8 +78,10 @@ def test_a_changed_params_file_is_kept(tmp_path, monkeypatch, capsys):
 def test_params_with_a_key_that_stands_twice_are_refused(tmp_path, monkeypatch, capsys):
     path = tmp_path / "params.yaml"
     _run(monkeypatch, "recipe", "sample", "--params", path)
-    path.write_text(path.read_text().replace("  epochs: 15", "  epochs: 15\n  epochs: 3"))
-    with pytest.raises(InputError, match="the key 'epochs' stands twice, again in line 53: keep one"):
+    text = path.read_text()
+    path.write_text(text.replace("  epochs: 15", "  epochs: 15\n  epochs: 3"))
+    line = text[: text.index("  epochs: 15")].count("\n") + 2
+    with pytest.raises(InputError, match=f"the key 'epochs' stands twice, again in line {line}: keep one"):
         load_params(path)
     assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path) == 1
     assert "the key 'epochs' stands twice" in capsys.readouterr().err

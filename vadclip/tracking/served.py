@@ -214,7 +214,7 @@ def write_served(
     package = Path(vadclip.__file__).parent
     data, code = folder / "data", folder / package.name
     data.mkdir(parents=True)
-    named = [Path(name) for name in (clip.model, clip.pretrained)]  # or names that open_clip knows
+    named = [Path(name) for name in (clip.config_name, clip.weights_name)]  # or names that open_clip knows
     small = [path for path in named if path.is_file() and path.stat().st_size <= MAX_CLIP_BYTES]
     for path in (model_folder / WEIGHTS_FILE, model_folder / INFO_FILE, *small):
         shutil.copyfile(path, data / path.name)
