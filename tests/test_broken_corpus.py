@@ -4,6 +4,7 @@ CORPUS is the documentation: how each file ends. The good ones get all their row
 them, and the index says why the others have none.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from vadclip.errors import InputError
 from vadclip.features.reader import FeatureReader
 from vadclip.ingest.rows import ingest
 
+VIDEOS = Path(__file__).parent / "data" / "video"
 UNREADABLE = "FFmpeg cannot read it as a video (invalid data found when processing input)"
 FASTSTART = {"movflags": "faststart"}
 
@@ -75,6 +77,20 @@ CORPUS = {
         rows=3,
     ),
     "spaces, ünïcödé 視頻 #=@.b.mp4": Case(lambda path: write_video(path, 33), frames=33, rows=2),
+    "one picture lost.mp4": Case(
+        lambda path: shutil.copy(VIDEOS / "flip24.mp4", path),
+        frames=200,
+        rows=12,
+        error="1 of 200 pictures cannot be decoded",
+    ),
+    "many pictures lost.mp4": Case(
+        lambda path: shutil.copy(VIDEOS / "noise_zeroed265.mp4", path),
+        frames=200,
+        rows=0,
+        status="failed",
+        error="74 of 200 pictures cannot be decoded, more than extract.max_lost_fraction 0.05 allows",
+    ),
+    "recorder.dav": Case(lambda path: shutil.copy(VIDEOS / "cam264.dav", path), frames=200, rows=12),
     "too wide.mp4": Case(
         lambda path: write_video(path, [np.zeros((16, 16384, 3), np.uint8)] * 20, size=(16384, 16)),
         **failed("its picture of 16384x16 is over the limit of 8192 px a side and 36 million pixels"),
@@ -115,7 +131,14 @@ def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
         }
         # What ingest has found unusable is not even tried.
         tried = {part.video_id for unit in runner.units for part in unit.slices}
-        assert tried == {by_name[name].video_id for name, case in CORPUS.items() if case.rows}
+        usable = {name for name, case in CORPUS.items() if case.rows or "pictures lost" in name}
+        assert tried == {by_name[name].video_id for name in usable}
+        assert {name: row.lost_frames for name, row in ended.items() if row.lost_frames} == {
+            "one picture lost.mp4": 1,
+            "many pictures lost.mp4": 74,
+        }
+        assert filled.metrics()["lost_frames"] == 75
+        assert "75 pictures of 2 cannot be decoded" in filled.summary()
         reader = FeatureReader(folder / "features", manifest)
         assert reader.excluded.keys() == {
             by_name[name].video_id for name, case in CORPUS.items() if not case.rows
@@ -127,14 +150,25 @@ def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
         filled.check_budget(0.3)
         with pytest.raises(InputError, match=rf"{len(failures)} of {len(CORPUS)} videos failed") as raised:
             filled.check_budget(0.2)
-        assert all(by_name[name].video_id in str(raised.value) for name in failures)
+        unreadable, damaged = str(raised.value).split("damaged in too many pictures: ")
+        lossy = by_name["many pictures lost.mp4"].video_id
+        assert lossy in damaged
+        assert all(by_name[name].video_id in unreadable for name in failures if "pictures lost" not in name)
+        assert reader.lost_frames.keys() == {lossy, by_name["one picture lost.mp4"].video_id}
     assert stores["decord"] == stores["pyav"]
+    # More is allowed now: its rows are there.
+    filled, runner = extract_here(
+        folder, manifest, corpus, clip, extract_params(train_crops=1, max_lost_fraction=0.5), unit_images=8
+    )
+    assert not runner.units
+    kept = {row.video_id: (row.status, row.rows, row.note) for row in index_rows(folder)}
+    assert kept[lossy] == ("ok", 12, "74 of 200 pictures cannot be decoded")
 
 
 def test_a_good_file_that_breaks_between_ingest_and_extraction(tmp_path: Path) -> None:
     names = ["gone.mp4", "emptied.mp4", "shorter.mp4", "whole.mp4"]
     for name in names:
-        write_video(tmp_path / "videos" / name, 40)
+        write_video(tmp_path / "videos" / name, 41 if name == "gone.mp4" else 40)
     table = [f"{name},{'Fire' if name == 'gone.mp4' else 'Normal'},train," for name in names]
     params = table_params(tmp_path / "videos", table, tmp_path)
     manifest = ingest(params, IngestParams(val_fraction=0, seed=0), probe_cache=tmp_path / "probe").manifest

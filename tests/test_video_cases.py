@@ -14,7 +14,8 @@ import pytest
 from video_helpers import frame_number, numbered_frame, write_video
 
 from vadclip.errors import VideoError
-from vadclip.video.reader import FrameReader, frame_times, probe, read_frames
+from vadclip.video.reader import FrameReader, probe, read_frames
+from vadclip.video.times import frame_times
 
 VIDEOS = Path(__file__).parent / "data" / "video"
 COUNT = 200
@@ -113,7 +114,7 @@ def test_pictures_are_those_of_one_pass_however_read(name: str, videos: Callable
             assert lost == case.lost
     if case.upright is not None:
         assert [frame_number(case.upright(picture)) for picture in expected] == list(range(COUNT))
-    times = frame_times(path)
+    times = frame_times(str(path))
     assert times is not None
     np.testing.assert_allclose(times, np.arange(COUNT) / 25, atol=1e-9)
 
@@ -162,11 +163,11 @@ def test_parameter_sets_and_messages_alone_are_no_frames(codec: str, name: str, 
 def test_seconds_are_those_of_presentation(tmp_path: Path) -> None:
     durations = [20, 40, 100] * 20
     path = write_video(tmp_path / "a.mp4", 60, durations=durations)
-    times = frame_times(path)
+    times = frame_times(str(path))
     assert times is not None
     np.testing.assert_allclose(times, np.cumsum([0, *durations[:-1]]) / 1000, atol=1e-4)
     # Neither of these containers has times: a rate is all that is known.
-    assert frame_times(write_video(tmp_path / "a.h264", 20)) is None
+    assert frame_times(str(write_video(tmp_path / "a.h264", 20))) is None
 
 
 def test_a_thumbnail_before_the_video_is_not_the_video(tmp_path: Path) -> None:

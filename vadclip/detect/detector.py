@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vadclip.detect.find import FoundEvent, Rules, events_of
-from vadclip.detect.looks import snippet_edges
 from vadclip.detect.model import load
 from vadclip.detect.scoring import Judge
 from vadclip.detect.unlabelled import Source, unlabelled
@@ -28,6 +27,7 @@ from vadclip.manifest import SNIPPET_FRAMES, Video
 from vadclip.pool.work import Beat
 from vadclip.remote import download, is_remote, shown
 from vadclip.video.reader import probe
+from vadclip.video.times import snippet_edges
 
 BATCH_IMAGES, UNIT_IMAGES = 64, 512
 

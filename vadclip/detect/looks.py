@@ -17,13 +17,13 @@ from PIL import Image
 
 from vadclip.files import atomic_path, write_text_atomic
 from vadclip.manifest import SNIPPET_FRAMES, Video
-from vadclip.video.reader import FrameReader, frame_times
+from vadclip.video.reader import FrameReader
+from vadclip.video.times import snippet_edges
 
 MOST_THUMBNAILS = 60
 _SNIPPETS_EACH = 3  # a thumbnail every two seconds of a short video
 _WIDTH, _QUALITY = 192, 72
 _LIST = "look.json"
-_COMMON_FPS = 25.0
 
 
 @dataclass(frozen=True)
@@ -67,20 +67,6 @@ def look_at(path: str, folder: Path, video: Video, snippets: int) -> Look:
     content = {"edges": edges.tolist(), "note": note, "thumbnails": names}
     write_text_atomic(folder / _LIST, json.dumps(content))  # last: with it the folder is whole
     return Look(edges, note, tuple(names), folder)
-
-
-def snippet_edges(path: str, video: Video, snippets: int) -> tuple[npt.NDArray[np.float64], str | None]:
-    """Return the seconds at which each snippet begins and the last one ends, and a note if they are guesses.
-
-    They are the frames' presentation times. The video's last frame is shown as long as the one before it.
-    """
-    times, note = frame_times(path), None
-    if times is None or len(times) < snippets * SNIPPET_FRAMES:
-        fps = video.fps or _COMMON_FPS
-        times = np.arange(video.num_frames) / fps
-        note = f"the file does not tell its frames' times: seconds are frame / {fps:g}"
-    last = times[-1] + (times[-1] - times[-2] if len(times) > 1 else 0.0)
-    return np.append(times, last)[: snippets * SNIPPET_FRAMES + 1 : SNIPPET_FRAMES], note
 
 
 def clear_others(root: Path, content_hashes: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ from vadclip.evaluate.detection import IOU_THRESHOLDS
 from vadclip.evaluate.event_figures import MIN_IOU
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.evaluate.plots import class_name, draw_confusion, draw_pr, draw_roc
-from vadclip.evaluate.timelines import Choice, choose, draw_timeline, thumbnails
+from vadclip.evaluate.timelines import Choice, choose, draw_timeline, thumbnails, time_axis
 from vadclip.files import write_text_atomic
 from vadclip.manifest import SNIPPET_FRAMES, Manifest
 from vadclip.progress import track
@@ -83,13 +83,14 @@ def write_plots(
     with track(len(choices), "timelines", "pictures") as progress:
         for number, choice in enumerate(choices, 1):
             video = evaluation.test_set.videos[choice.place]
+            snippets = int(evaluation.test_set.scores.rows_V[choice.place])
             pictures = None
             if manifest.source == "videos":
-                frames = int(evaluation.test_set.scores.rows_V[choice.place]) * 16
-                pictures = thumbnails(video, root, decoder, frames)
+                pictures = thumbnails(video, root, decoder, snippets * 16)
                 bare += pictures is None
+            axis = time_axis(video, root if pictures else None, snippets)
             path = timelines / choice.file_name(number)
-            draw_timeline(evaluation, choice, pictures, path)
+            draw_timeline(evaluation, choice, pictures, axis, path)
             drawn.append((choice, path))
             progress.advance()
     return Written(tuple(drawn), bare)

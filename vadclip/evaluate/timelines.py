@@ -5,7 +5,9 @@ Legend of shape suffixes: T snippets of the video, S thumbnails.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from vadclip.evaluate.plots import (
 from vadclip.frame_figures import frame_auc
 from vadclip.manifest import SNIPPET_FRAMES, Video, locate
 from vadclip.video.reader import read_frames
+from vadclip.video.times import guessed_edges, snippet_edges
 
 THUMBNAILS = 9
 _WIDTH = 10.0  # inches
@@ -116,37 +119,64 @@ def thumbnails(video: Video, root: str, decoder: str, frames: int) -> list[npt.N
     middles_S = ((np.arange(THUMBNAILS) + 0.5) * frames / THUMBNAILS).astype(np.int64)
     try:
         path = locate(video, root)
-        batches = list(read_frames(path, middles_S.tolist(), decoder=decoder, expected_frames=None))
+        batches = list(read_frames(path, middles_S.tolist(), decoder=decoder, intact=video.intact))
     except (VadclipError, OSError):
         return None
     pictures = [picture for batch in batches for picture in batch]
     return pictures if len(pictures) == THUMBNAILS else None
 
 
+def time_axis(video: Video, root: str | None, snippets: int) -> tuple[npt.NDArray[np.float64], str]:
+    """Return where on a timeline each snippet begins and the last one ends, shape [T + 1], and the unit.
+
+    Seconds of presentation where the video is found under `root`; frame / fps where not, or where it does not
+    tell them, and the unit says so; frames where no rate is known either.
+    """
+    edges: npt.NDArray[np.float64] | None = None
+    note: str | None = None
+    if video.fps > 0:
+        edges, note = guessed_edges(video.fps, snippets)
+    if root is not None:
+        with suppress(VadclipError, OSError):
+            edges, note = snippet_edges(locate(video, root), video, snippets)
+    if edges is None:  # imported features
+        return np.arange(snippets + 1.0) * SNIPPET_FRAMES, "frame"
+    said = f", frame / {video.fps:g}" if note and video.fps > 0 else ""
+    return (edges / 60, f"time (min{said})") if edges[-1] > 30 * 60 else (edges, f"time (s{said})")
+
+
 def draw_timeline(
-    evaluation: Evaluation, choice: Choice, pictures: Sequence[npt.NDArray[np.uint8]] | None, path: Path
+    evaluation: Evaluation,
+    choice: Choice,
+    pictures: Sequence[npt.NDArray[np.uint8]] | None,
+    axis: tuple[npt.NDArray[np.float64], str],
+    path: Path,
 ) -> None:
-    """Draw one video: thumbnails (where there are any) above the branches' scores, the true spans shaded."""
+    """Draw one video: thumbnails (where there are any) above the branches' scores, the true spans shaded.
+
+    `axis` is `time_axis`'s.
+    """
     test_set = evaluation.test_set
     video, rows = test_set.videos[choice.place], test_set.scores.rows(choice.place)
-    count = int(test_set.scores.rows_V[choice.place])
-    scale, unit = _time_axis(video.fps, count * SNIPPET_FRAMES)
-    end = count * SNIPPET_FRAMES * scale
-    edges = np.arange(count + 1) * SNIPPET_FRAMES * scale
+    edges, unit = axis
+    end = edges[-1]
+
+    def at(frames: Sequence[float]) -> npt.NDArray[np.float64]:
+        return np.interp(frames, np.arange(len(edges)) * SNIPPET_FRAMES, edges)
+
     strip = _PLOT_WIDTH / THUMBNAILS * pictures[0].shape[0] / pictures[0].shape[1] if pictures else 0.0
     with mpl.rc_context(STYLE):
         figure = new_figure(_WIDTH, 2.8 + strip)
         if pictures:
             top, axes = figure.subplots(2, 1, sharex=True, height_ratios=[strip, 2.05])
-            _draw_strip(top, pictures, end)
+            parts = np.linspace(0, (len(edges) - 1) * SNIPPET_FRAMES, len(pictures) + 1)
+            _draw_strip(top, pictures, at(parts.tolist()).tolist())
         else:
             top = axes = figure.add_subplot()
         shown = " + ".join(class_name(evaluation.classes, label) for label in video.labels)
         title(top, f"{shortened(video.video_id, 80)}: {shown}", _facts(evaluation, choice))
         for first, last in video.frame_spans:
-            axes.axvspan(
-                first * scale, min(last * scale, end), color=TRUTH_COLOUR, alpha=0.55, linewidth=0, zorder=0
-            )
+            axes.axvspan(*at([first, last]), color=TRUTH_COLOUR, alpha=0.55, linewidth=0, zorder=0)
         branches = test_set.scores.branches
         for branch, score_N in reversed(branches.items()):  # the main one on top
             width = 2.2 if branch == next(iter(branches)) else 1.4
@@ -167,22 +197,13 @@ def draw_timeline(
         save(figure, path)
 
 
-def _time_axis(fps: float, frames: int) -> tuple[float, str]:
-    """Return axis units per frame, and their name."""
-    if fps <= 0:  # imported features do not tell it
-        return 1.0, "frame"
-    long = frames / fps > 30 * 60
-    return (1 / fps / 60, "time (min)") if long else (1 / fps, "time (s)")
-
-
-def _draw_strip(axes: Axes, pictures: Sequence[npt.NDArray[np.uint8]], end: float) -> None:
+def _draw_strip(axes: Axes, pictures: Sequence[npt.NDArray[np.uint8]], edges: Sequence[float]) -> None:
     """Lay the thumbnails side by side, each over the part of the time axis whose middle it shows."""
-    part = end / len(pictures)
-    for index, picture in enumerate(pictures):
-        axes.imshow(picture, extent=(index * part, (index + 1) * part, 0, 1), aspect="auto", zorder=1)
-        if index:
-            axes.axvline(index * part, color="white", linewidth=2, zorder=2)
-    axes.set(xlim=(0, end), ylim=(0, 1), yticks=[])
+    for picture, (left, right) in zip(pictures, pairwise(edges), strict=True):
+        axes.imshow(picture, extent=(left, right, 0, 1), aspect="auto", zorder=1)
+    for edge in edges[1:-1]:
+        axes.axvline(edge, color="white", linewidth=2, zorder=2)
+    axes.set(xlim=(0, edges[-1]), ylim=(0, 1), yticks=[])
     axes.tick_params(length=0, labelbottom=False)
     axes.spines[:].set_visible(False)
     axes.grid(visible=False)

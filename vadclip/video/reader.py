@@ -24,7 +24,7 @@ from vadclip.video.frame_index import FrameIndex, scan
 from vadclip.video.orientation import Orientation
 from vadclip.video.run import Run
 
-__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "frame_times", "probe", "read_frames"]
+__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
 # 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
@@ -63,25 +63,6 @@ def probe(path: str | Path) -> VideoInfo:
     width, height = index.shown_size
     intact = _fits_decord(index) and _decodes_whole(str(path), index)
     return VideoInfo(num_frames=num_frames, fps=index.fps, width=width, height=height, intact=intact)
-
-
-def frame_times(path: str | Path) -> NDArray[np.float64] | None:
-    """Return the second at which each frame is shown, counted from the file's start.
-
-    None if the file does not say: frame / fps is then all that can be said, and is to be called so. Raises
-    VideoError if the file cannot be used.
-    """
-    index = scan(str(path))
-    times = index.pts
-    if not index.ordered:
-        with open_video(str(path)) as (container, stream):
-            shown = [frame.pts for frame in decode(container, stream)]
-        if any(time is None for time in shown):
-            return None
-        times = np.asarray(shown, np.int64)
-        if bool(np.any(np.diff(times) <= 0)):
-            return None
-    return np.asarray(np.maximum(times - index.start, 0) * float(index.time_base))
 
 
 def read_frames(
