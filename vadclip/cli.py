@@ -203,6 +203,36 @@ def _interruptible() -> Iterator[None]:
         os._exit(130)  # a decoder's thread must not turn an interrupt into a hang
 
 
+@app.command()
+def compare(
+    sides: Annotated[
+        list[str],
+        typer.Argument(
+            help="Folders, models:/ addresses, MLflow run ids, git revisions or DVC experiments; runs of "
+            "one side (seeds) joined by commas; zero-shot:NAME is the CLIP alone."
+        ),
+    ],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write all of it as JSON.")] = None,
+    html_file: Annotated[Path | None, typer.Option("--html", help="Also write it as a page.")] = None,
+) -> None:
+    """Say whether a model is better than the first named, on equal test videos."""
+    from tempfile import TemporaryDirectory
+
+    from rich.console import Console
+
+    from vadclip.compare.figures import compare as run
+    from vadclip.compare.show import print_comparison, write_html, write_json
+    from vadclip.compare.sides import read_sides
+
+    with TemporaryDirectory() as scratch:
+        found = run(read_sides(sides, Path(scratch)))
+    if json_file is not None:
+        write_json(found, json_file)
+    if html_file is not None:
+        write_html(found, html_file)
+    print_comparison(found, Console())
+
+
 def main() -> None:
     """Run the command line: the user's mistake is one line and status 1."""
     try:

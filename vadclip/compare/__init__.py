@@ -1,0 +1,1 @@
+"""Whether one model is better than another: paired over the same test videos, and over seeds."""
