@@ -216,15 +216,13 @@ def compare(
     html_file: Annotated[Path | None, typer.Option("--html", help="Also write it as a page.")] = None,
 ) -> None:
     """Say whether a model is better than the first named, on equal test videos."""
-    from tempfile import TemporaryDirectory
-
     from rich.console import Console
 
     from vadclip.compare.figures import compare as run
     from vadclip.compare.show import print_comparison, write_html, write_json
     from vadclip.compare.sides import read_sides
 
-    with TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         found = run(read_sides(sides, Path(scratch)))
     if json_file is not None:
         write_json(found, json_file)

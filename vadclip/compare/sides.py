@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vadclip.compare.figures import Side, check_same_videos
+from vadclip.config import PARAMS_FILE, load_params
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import collect
 from vadclip.manifest import read_manifest
@@ -77,9 +78,10 @@ def _fetched(name: str, scratch: Path) -> tuple[Path, str]:
         return Path(name), name
     scratch.mkdir(parents=True)
     if name.startswith("models:/") or re.fullmatch("[0-9a-f]{32}", name):
-        from vadclip.tracking.stored_scores import fetch_scores
+        from vadclip.tracking.registry import fetch_scores
 
-        called = fetch_scores(name, scratch, FILES)
+        uri = load_params().tracking.uri if PARAMS_FILE.exists() else None
+        called = fetch_scores(name, scratch, FILES, uri)
         return scratch, called if re.fullmatch("[0-9a-f]{32}", name) else name
     _fetch_revision(name, scratch)
     return scratch, name

@@ -1,6 +1,7 @@
-"""MLflow's store for those who use a model: a model by its name there, and whether the store answers."""
+"""MLflow's store for those who use a model: a model, a run's scores, and whether the store answers."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
@@ -33,6 +34,32 @@ def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
     return found
 
 
+def fetch_scores(name: str, folder: Path, files: Sequence[str], uri: str | None = None) -> str:
+    """Copy a run's `files` into `folder` and return its name there.
+
+    `name` is its id, or `models:/...` of the model that it logged.
+
+    Raises InputError if the store does not know it, does not answer, or the run lacks a file.
+    """
+    store = store_uri(uri)
+    client = mlflow.MlflowClient(store)
+    try:
+        run_id = _run_of(client, name) if name.startswith(SCHEME) else name
+        run = client.get_run(run_id)
+        missing = set(files) - {artifact.path for artifact in client.list_artifacts(run_id)}
+        if not missing:
+            for file in files:
+                client.download_artifacts(run_id, file, str(folder))
+    except Exception as error:  # as above
+        shown = f"{shown_store(store)} does not give its scores ({first_line(error)})"
+        raise InputError(f"{name}: {shown}") from None
+    if missing:
+        raise InputError(
+            f"{name}: its run keeps no {' and no '.join(sorted(missing))}; evaluate its model again"
+        )
+    return str(run.info.run_name)
+
+
 def store_fault(uri: str | None = None) -> tuple[str, str | None]:
     """Return the store's address as it may be shown, and why it does not answer, if it does not."""
     store = store_uri(uri)
@@ -45,3 +72,17 @@ def store_fault(uri: str | None = None) -> tuple[str, str | None]:
     except Exception as error:  # as above
         return shown_store(store), first_line(error)
     return shown_store(store), None
+
+
+def _run_of(client: mlflow.MlflowClient, address: str) -> str:
+    target = address.removeprefix(SCHEME)
+    model, at, alias = target.partition("@")
+    if at:
+        return str(client.get_model_version_by_alias(model, alias).run_id)
+    model, slash, version = target.rpartition("/")
+    if not slash:
+        return str(client.get_logged_model(version).source_run_id)
+    if version == "latest":
+        versions = client.search_model_versions(f"name = '{model}'")
+        return str(max(versions, key=lambda found: int(found.version)).run_id)
+    return str(client.get_model_version(model, version).run_id)
