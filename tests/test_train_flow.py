@@ -1,6 +1,7 @@
 """The train stage on a tiny project: a manifest and a feature store in, a model folder and a run out."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -10,7 +11,6 @@ import pytest
 import yaml
 from clip_helpers import random_state, tiny_config, write_clip
 from conftest import PROJECT
-from safetensors.numpy import load_file
 from training_helpers import CLASSES, video
 
 import flows.train
@@ -99,7 +99,7 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
             flows.train.main()
     assert not (project / "model").exists()
     (unfinished,) = (project / ".cache" / "train").iterdir()
-    assert {path.name for path in unfinished.iterdir()} == {"state.safetensors", "run.json"}
+    assert {path.name for path in unfinished.iterdir()} == {"state.safetensors", "run.json", "lock"}
 
     flows.train.main()
     assert {path.name for path in (project / "model").iterdir()} == OUTPUTS
@@ -121,13 +121,12 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     assert info["epoch"] == run.data.metrics["selected_epoch"]
     assert len(client.search_logged_models([experiment.experiment_id])) == 1
 
-    weights = load_file(project / "model" / "model.safetensors")
+    decided = ("model.safetensors", "model.json")  # what score depends on
+    first = [(project / "model" / name).read_bytes() for name in decided]
     shutil.rmtree(project / "model")
     _change("tracking", uri="nonsense://store")  # a training without a store, and undisturbed
     flows.train.main()
-    undisturbed = load_file(project / "model" / "model.safetensors")
-    assert weights.keys() == undisturbed.keys()
-    assert all(np.array_equal(weights[name], undisturbed[name]) for name in weights)
+    assert [(project / "model" / name).read_bytes() for name in decided] == first
     assert {path.name for path in (project / "model").iterdir()} == OUTPUTS
     assert json.loads((project / "model" / "run.json").read_text())["run_id"] is None
 
@@ -137,7 +136,7 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     assert not model.training
 
 
-def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypatch):
+def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypatch, capsys):
     _change("tracking", uri="nonsense://store")
     monkeypatch.setattr(TrainingRun, "step", _interrupt_at(5))
 
@@ -150,9 +149,12 @@ def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypa
     _change("execution", reader_threads=2)
     _change("score", precision="bf16")
     assert unfinished() == first
+    assert "begins at the start" not in capsys.readouterr().out
     _change("train", seed=235)
     second = unfinished()
     assert len(second) == 2
+    said = r"train: begins at the start: what is unfinished in .*train \(1\) is of other params, features or code"
+    assert re.search(said, capsys.readouterr().out)
     write_manifest(
         Manifest("table", "videos", CLASSES, (VIDEOS[0], replace(VIDEOS[1], labels=("Fire",)), *VIDEOS[2:])),
         project / "manifest.parquet",
