@@ -153,7 +153,7 @@ def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypa
     _change("train", seed=235)
     second = unfinished()
     assert len(second) == 2
-    said = r"train: begins at the start: what is unfinished in .*train \(1\) is of other params, features or code"
+    said = r"begins at the start: what is unfinished in .*train \(1\) is of other params, features or code"
     assert re.search(said, capsys.readouterr().out)
     write_manifest(
         Manifest("table", "videos", CLASSES, (VIDEOS[0], replace(VIDEOS[1], labels=("Fire",)), *VIDEOS[2:])),
