@@ -20,7 +20,7 @@ import ray
 from ray.cluster_utils import Cluster
 
 from benchmarks.measuring import Figure, arguments, report, timing_of
-from vadclip.config import ExecutionParams, ExtractParams, load_params
+from vadclip.config import ExecutionParams, load_params
 from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
 from vadclip.extract.store import FeatureStore
@@ -86,7 +86,7 @@ class Driver:
 def take_in(execution: ExecutionParams, videos: Sequence[Video]) -> Driver:
     """Fill a store in a temporary folder."""
     driver = Driver(execution)
-    params = ExtractParams(frames_per_snippet=1, train_crops=CROPS, test_crop=0, max_failed_fraction=0.0)
+    params = load_params().extract.model_copy(update={"frames_per_snippet": 1, "train_crops": CROPS})
     with tempfile.TemporaryDirectory() as folder:
         store = FeatureStore(Path(folder, "features"), Path(folder, "cache"), PROVENANCE)
         fill_store(store, videos, "/videos", params, unit_images=UNIT_IMAGES, run_units=driver)
@@ -107,7 +107,7 @@ def made_up_videos(count: int) -> list[Video]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments("benchmarks.rows_home", __doc__).parse_args(argv)
-    videos, runs = (12, 1) if args.quick else (320, 3)
+    videos, runs = (12, 1) if args.quick else (200, 3)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes need not find it
     node = {"object_store_memory": STORE_BYTES, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "num_cpus": 0})
@@ -126,6 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         timing_of([[driver.seconds * best.rows / driver.rows] for driver in drivers]),
         GPUs=max(megabytes) * 1e6 / ROW_BYTES / GPU_IMAGES,
         **{
+            "MB a processor second": best.rows * ROW_BYTES / 1e6 / best.processor,
             "driver's cores": best.processor / best.seconds,
             "driver's peak MB": max(driver.peak_bytes for driver in drivers) / 1e6,
         },

@@ -12,11 +12,11 @@ from benchmarks.measuring import Figure, timing_of
 
 BENCHMARKS = (
     *("decoding", "evaluation", "extraction", "gpu_extraction", "image_tower", "pool_overhead", "scoring"),
-    "training_step",
+    *("training_step", "rows_home"),
 )
 
 
-@pytest.mark.parametrize("name", BENCHMARKS)
+@pytest.mark.parametrize("name", [*BENCHMARKS[:-1], pytest.param("rows_home", marks=pytest.mark.soak)])
 def test_runs_and_writes_its_figures(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(PROJECT)
     committed = {path: path.read_bytes() for path in Path("benchmarks", "results").iterdir()}

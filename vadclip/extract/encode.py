@@ -91,7 +91,7 @@ class OpenVideo:
 
     def reader(self, part: Slice, beat: Beat = lambda amount: None) -> FrameReader:
         """Return the reader of a slice's video; raises VideoError if it cannot be read."""
-        self.rest()  # who waits for a video holds none
+        self.rest()  # a worker that waits for a video holds none
         path, file = part.location, 0
         if is_remote(part.location):
             self._held = self._make_cache().hold(part.location, part.content_hash, beat)
