@@ -1,0 +1,119 @@
+"""What runs, experiments and datasets are called in the tracking store: names that people can tell apart."""
+
+import hashlib
+import json
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from vadclip.config import DatasetParams, flatten
+from vadclip.manifest import Video
+
+SEED = "train.seed"
+_UNNAMED = ("execution.", "tracking.")  # they change no result
+_SHORT_SEED = "s"
+
+
+def dataset_name(params: DatasetParams) -> str:
+    """Return the dataset's name; of a table its file's stem, made safe for addresses and file names."""
+    name = Path(params.table).stem if params.table is not None else params.name
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip("-.") or "table"
+
+
+def model_name(params: DatasetParams) -> str:
+    """Return the name under which models are registered, and of the experiment unless params name one."""
+    return f"vadclip-{dataset_name(params)}"
+
+
+def committed_params(path: Path = Path("params.yaml")) -> dict[str, Any] | None:
+    """Return the leaves of params.yaml as git's HEAD holds it; None without git or such a file."""
+    command = ["git", "show", f"HEAD:./{path}"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        content = yaml.safe_load(text)
+    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        return None
+    return flatten(content) if isinstance(content, dict) else None
+
+
+def changes_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:
+    """Name the leaves that differ from the committed ones, the shortest key first, the seed last.
+
+    `lr0.001-layers3-s7`: a value is never cut. Empty if nothing differs, or if nothing is committed.
+    """
+    if committed is None:
+        return ""
+    keys = _short_keys(params)
+    changed = [
+        key
+        for key, value in params.items()
+        if not key.startswith(_UNNAMED) and key in committed and _plain(committed[key]) != _plain(value)
+    ]
+    changed.sort(key=lambda key: (key == SEED, len(keys[key]), keys[key]))
+    return "-".join(f"{keys[key]}{_shown(params[key])}" for key in changed)
+
+
+def run_name(changes: str, dataset: str, commit: str | None, experiment: str | None) -> str:
+    """Put a run's name together: what differs, the dataset, DVC's name of the experiment if there is one.
+
+    Where nothing differs, the commit stands in front.
+    """
+    first = changes or "-".join(filter(None, ("base", (commit or "")[:7])))
+    return "-".join(filter(None, (first, dataset, experiment)))
+
+
+def seeds_group(params: Mapping[str, Any], data: str) -> str:
+    """Return a short hash that runs share which differ only in the training's seed (`data`: of what)."""
+    facts = {key: str(value) for key, value in params.items() if key != SEED}
+    return hashlib.sha256(json.dumps([data, facts], sort_keys=True).encode()).hexdigest()[:8]
+
+
+def split_digest(videos: Iterable[Video]) -> str:
+    """Hash which videos a split holds: ids, contents and labels."""
+    facts = sorted((video.video_id, video.content_hash, video.labels) for video in videos)
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _short_keys(leaves: Iterable[str]) -> dict[str, str]:
+    """Return for each leaf its initials where no other has them, else its last part, else all of it."""
+    leaves = list(leaves)
+    last = {leaf: leaf.rpartition(".")[2] for leaf in leaves}
+    initials = {
+        leaf: _SHORT_SEED if leaf == SEED else "".join(word[0] for word in last[leaf].split("_"))
+        for leaf in leaves
+    }
+    many = {leaf: text for leaf, text in initials.items() if leaf == SEED or "_" in last[leaf]}
+    found = {}
+    for leaf in leaves:
+        for kind in (many, last):
+            if leaf in kind and Counter(kind.values())[kind[leaf]] == 1:
+                found[leaf] = kind[leaf]
+                break
+        else:
+            found[leaf] = leaf
+    return found
+
+
+def _plain(value: object) -> object:
+    """Take YAML's `3e-4`, which it reads as text, for the number that it is."""
+    try:
+        return float(value) if isinstance(value, str | int) and not isinstance(value, bool) else value
+    except ValueError:
+        return value
+
+
+def _shown(value: object) -> str:
+    plain = _plain(value)
+    if isinstance(plain, float):
+        text = f"{plain:g}" if plain == 0 or abs(plain) >= 1e-2 else f"{plain:.6e}"
+        mantissa, e, exponent = text.partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}" if e else text
+    if isinstance(value, list):
+        return "_".join(map(_shown, value))
+    words = "null" if value is None else Path(str(value)).name if "/" in str(value) else str(value)
+    return "=" + re.sub(r"\s+", "_", words)
