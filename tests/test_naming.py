@@ -36,7 +36,7 @@ def test_two_runs_of_a_sweep_differ_within_20_characters() -> None:
     names = {
         run_name(
             changes_name({**LEAVES, "train.learning_rate": rate, "train.seed": seed}, LEAVES),
-            "sample", "0123456789", "deft-name",
+            "sample", "0123456789",
         )[:20]
         for rate in (1e-4, 3e-3)
         for seed in (1, 2, 3)
@@ -45,8 +45,8 @@ def test_two_runs_of_a_sweep_differ_within_20_characters() -> None:
 
 
 def test_a_run_without_changes_is_named_by_its_commit() -> None:
-    assert run_name("", "sample", "0123456789", None) == "base-0123456-sample"
-    assert run_name("", "sample", None, "deft-name") == "base-sample-deft-name"
+    assert run_name("", "sample", "0123456789") == "base-0123456-sample"
+    assert run_name("", "sample", None) == "base-sample"
     assert changes_name(LEAVES, None) == ""
 
 

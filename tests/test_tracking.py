@@ -122,7 +122,7 @@ def test_one_run_over_train_score_and_evaluate(root, tracking, tmp_path, capsys)
     assert logged.data.tags["device"] == "cpu"
     assert _history(root, logged, "train/loss") == [(n, 1 / n) for n in range(1, 11)]
     assert _history(root, logged, "train/learning_rate") == [(n, 1e-3) for n in range(1, 11)]
-    assert _history(root, logged, "val_video_auc") == [(1, 0.51), (2, 0.52)]
+    assert _history(root, logged, "epoch/val_video_auc") == [(1, 0.51), (2, 0.52)]
     assert _history(root, logged, "epoch/loss") == [(1, 0.5), (2, 0.5)]
     assert logged.data.metrics["extract_seconds"] == 3.5
     assert logged.data.metrics["auc"] == 0.9
@@ -161,7 +161,7 @@ def test_an_interrupted_training_goes_on_in_its_run_and_logs_no_step_twice(root,
     assert logged.info.status == "FINISHED"
     for key in ("train/loss", "train/gradient_norm"):
         assert [step for step, _ in _history(root, logged, key)] == list(range(1, 11))
-    assert [step for step, _ in _history(root, logged, "val_loss")] == [1, 2]
+    assert [step for step, _ in _history(root, logged, "epoch/val_loss")] == [1, 2]
 
 
 def test_kill_minus_9_leaves_one_run_without_gaps(root, tracking, tmp_path):

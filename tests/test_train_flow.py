@@ -105,21 +105,33 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     assert {path.name for path in (project / "model").iterdir()} == OUTPUTS
     assert not unfinished.exists()
     client = mlflow.MlflowClient(f"sqlite:///{project / 'mlflow.db'}")
-    experiment = client.get_experiment_by_name("vadclip-flow")
+    experiment = client.get_experiment_by_name("vadclip-videos")
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("table-d64-t8-validation-lr0.0003-s234-")
+    assert run.info.run_name.startswith("base-videos-")  # no git, so nothing to differ from
     assert run.data.params["train.milestones"] == "[2]"
     assert not any(name.startswith(("execution.", "tracking.")) for name in run.data.params)
-    assert run.data.metrics["extract_run_seconds_total"] == 1.5
-    assert {"dataset_fingerprint", "feature_fingerprint", "device"} <= run.data.tags.keys()
-    for key, steps in (("train/loss", 9), ("val_video_auc", 3), ("epoch/rows_per_second", 3)):
+    assert run.data.metrics["time/extract_run_seconds_total"] == 1.5
+    assert {"dataset", "feature_fingerprint", "device", "seeds", "vadclip.validation"} <= run.data.tags.keys()
+    for key, steps in (("train/loss", 9), ("epoch/val_video_auc", 3), ("epoch/rows_per_second", 3)):
         found = sorted(metric.step for metric in client.get_metric_history(run.info.run_id, key))
         assert found == list(range(1, steps + 1)), key
     info = json.loads((project / "model" / "model.json").read_text())
-    assert info["validation"]["val_video_auc"] == run.data.metrics["selected_val_video_auc"]
-    assert info["epoch"] == run.data.metrics["selected_epoch"]
-    assert len(client.search_logged_models([experiment.experiment_id])) == 1
+    assert info["validation"]["val_video_auc"] == run.data.metrics["val_video_auc"]
+    assert info["epoch"] == run.data.metrics["train/selected_epoch"]
+    (model,) = client.search_logged_models([experiment.experiment_id])
+    assert {metric.key: metric.value for metric in model.metrics}["val_video_auc"] == info["validation"][
+        "val_video_auc"
+    ]
+    (version,) = client.search_model_versions("name='vadclip-videos'")
+    assert (version.run_id, version.version) == (run.info.run_id, "1")
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    inputs = {
+        {tag.key: tag.value for tag in each.tags}["mlflow.data.context"]: each
+        for each in run.inputs.dataset_inputs
+    }
+    assert inputs["val"].dataset.digest == run.data.tags["vadclip.validation"]
+    assert len([name for name in run.data.metrics if "/" not in name]) < 30
 
     decided = ("model.safetensors", "model.json")  # what score depends on
     first = [(project / "model" / name).read_bytes() for name in decided]

@@ -251,7 +251,8 @@ class ExecutionParams(Section):
 class TrackingParams(Section):
     """Where runs are logged."""
 
-    experiment: str
+    experiment: str | None
+    """null: `vadclip-` and the dataset's name."""
     uri: str | None
     """null keeps a SQLite store in the project; MLFLOW_TRACKING_URI wins."""
     run_name: str | None

@@ -20,9 +20,11 @@ class RunIdentity:
     experiment: str
     run_id: str | None
     """None if the store was away."""
+    registered: str = ""
+    """The name under which the model is registered."""
 
     @classmethod
-    def new(cls, name: str, tracking: TrackingParams) -> "RunIdentity":
+    def new(cls, name: str, tracking: TrackingParams, registered: str = "") -> "RunIdentity":
         """Make an identity.
 
         tracking.run_name replaces `name`, which tells the settings. DVC's name of the experiment ends
@@ -31,7 +33,8 @@ class RunIdentity:
         model_id = uuid.uuid4().hex
         ending = os.environ.get("DVC_EXP_NAME") or (None if tracking.run_name else model_id[:4])
         full = "-".join(filter(None, (tracking.run_name or name, ending)))
-        return cls(model_id, full, tracking.experiment, None)
+        assert tracking.experiment is not None, "the caller names it after the dataset"
+        return cls(model_id, full, tracking.experiment, None, registered)
 
     @classmethod
     def read(cls, path: Path) -> "RunIdentity | None":

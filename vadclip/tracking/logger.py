@@ -45,9 +45,9 @@ class RunStore(Protocol):
         """Copy files and folders."""
 
     def log_model(
-        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams"
+        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams", registered: str
     ) -> None:
-        """Log a model to be served."""
+        """Log a model to be served, and register it under a name if there is one."""
 
     def end(self, status: str) -> None:
         """Close the run."""
@@ -78,10 +78,7 @@ class TrainingRun:
     def epoch(self, record: EpochRecord) -> None:
         """Log an epoch's figures under its number, unless the run has them."""
         if record.epoch > self._last_epoch:
-            numbers = {
-                name if name.startswith("val_") else f"epoch/{name}": value
-                for name, value in record.flat().items()
-            }
+            numbers = {f"epoch/{name}": value for name, value in record.flat().items()}
             self._wait(LoggedRecord(numbers, record.epoch, record.time_ms))
 
     def metrics(self, metrics: Mapping[str, float]) -> None:
@@ -94,7 +91,11 @@ class TrainingRun:
 
     def model(self, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams") -> None:
         """Log the model, with the text features of its K classes and its CLIP, to be served; once per run."""
-        self._mirror(lambda store, run_id: store.log_model(run_id, model_folder, text_KD, clip))
+        self._mirror(
+            lambda store, run_id: store.log_model(
+                run_id, model_folder, text_KD, clip, self.identity.registered
+            )
+        )
 
     def end(self, status: str) -> None:
         """Send what waits and close the run."""

@@ -5,16 +5,21 @@ import json
 import re
 import subprocess
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from vadclip.config import DatasetParams, flatten
-from vadclip.manifest import Video
+from vadclip.config import DatasetParams, Params, TrackingParams, flatten
+from vadclip.manifest import SPLITS, Manifest, Video
+from vadclip.tracking.lineage import lineage_tags
 
 SEED = "train.seed"
+LOGGED_SECTIONS = {"dataset", "clip", "ingest", "extract", "model", "train"}
+VALIDATION = "vadclip.validation"
+"""Tag of a run: digest of its validation split."""
+HEADLINES = ("auc", "zero_shot_auc", "gain_auc", "ap", "zero_shot_ap", "gain_ap", "ano_auc", "map_avg")
 _UNNAMED = ("execution.", "tracking.")  # they change no result
 _SHORT_SEED = "s"
 
@@ -58,13 +63,10 @@ def changes_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None)
     return "-".join(f"{keys[key]}{_shown(params[key])}" for key in changed)
 
 
-def run_name(changes: str, dataset: str, commit: str | None, experiment: str | None) -> str:
-    """Put a run's name together: what differs, the dataset, DVC's name of the experiment if there is one.
-
-    Where nothing differs, the commit stands in front.
-    """
+def run_name(changes: str, dataset: str, commit: str | None) -> str:
+    """Put a run's name together: what differs, or else the commit, and the dataset."""
     first = changes or "-".join(filter(None, ("base", (commit or "")[:7])))
-    return "-".join(filter(None, (first, dataset, experiment)))
+    return f"{first}-{dataset}"
 
 
 def seeds_group(params: Mapping[str, Any], data: str) -> str:
@@ -117,3 +119,51 @@ def _shown(value: object) -> str:
         return "_".join(map(_shown, value))
     words = "null" if value is None else Path(str(value)).name if "/" in str(value) else str(value)
     return "=" + re.sub(r"\s+", "_", words)
+
+
+def training_facts(
+    params: Params, manifest: Manifest, feature_fingerprint: str, *, test_selected: bool
+) -> dict[str, Any]:
+    """Return what `runs.training_run` is told of a training: names, params, tags and splits."""
+    logged = flatten(params.model_dump(include=LOGGED_SECTIONS))
+    changes = changes_name(flatten(params.model_dump()), committed_params())
+    dataset, registered = dataset_name(params.dataset), model_name(params.dataset)
+    splits = {name: manifest.split(name) for name in SPLITS}
+    return {
+        # DVC's name of the experiment, or some letters of an id, ends the name.
+        "name": run_name(changes, dataset, lineage_tags().get("git_commit")),
+        "params": logged,
+        "tags": {
+            "dataset": dataset,
+            "feature_fingerprint": feature_fingerprint,
+            "device": params.execution.device,
+            "test-selected": str(test_selected).lower(),
+            "seeds": seeds_group(logged, feature_fingerprint),
+            VALIDATION: split_digest(splits["val"]),
+        },
+        "tracking": named_tracking(params),
+        "registered": registered,
+        "splits": {name: (split_digest(videos), len(videos)) for name, videos in splits.items()},
+    }
+
+
+def named_tracking(params: Params) -> TrackingParams:
+    """Return the tracking params with the experiment's name in them."""
+    name = params.tracking.experiment or model_name(params.dataset)
+    return params.tracking.model_copy(update={"experiment": name})
+
+
+def describe_run(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[float]]) -> str:
+    """Return a run's description in Markdown: its headline figures, and what to know of them."""
+    lines = ["| figure | value | 95 % interval |", "|---|---|---|"]
+    for name in HEADLINES:
+        if name in metrics:
+            low, high = intervals.get(name, (None, None))
+            interval = "" if low is None else f"{low:.3f} to {high:.3f}"
+            lines.append(f"| {name} | {metrics[name]:.3f} | {interval} |")
+    if metrics.get("test_selected"):
+        lines.append(
+            "\n**Test-selected**: the epoch was picked on the test videos, so these figures flatter it."
+        )
+    lines.append("\nThe report is the artifact `report.html`, intervals and figures by class `figures.json`.")
+    return "\n".join(lines)

@@ -8,6 +8,7 @@ Traps of MLflow that shape this module: a param cannot change its value, and try
 so stages compute first and log last; a server that does not answer is tried for minutes by default.
 """
 
+import json
 import logging
 import os
 import re
@@ -33,7 +34,7 @@ for _name, _value in (
     os.environ.setdefault(_name, _value)
 
 import mlflow  # noqa: E402
-from mlflow.entities import Metric, Param, Run  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
 from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
 
@@ -43,6 +44,7 @@ from vadclip.tracking.identity import RunIdentity  # noqa: E402
 from vadclip.tracking.lineage import lineage_tags  # noqa: E402
 from vadclip.tracking.logger import LAST_EPOCH, LAST_STEP, LoggedRecord, TrainingRun  # noqa: E402
 from vadclip.tracking.mirroring import Forgiving, say, within  # noqa: E402
+from vadclip.tracking.naming import VALIDATION  # noqa: E402
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +52,26 @@ if TYPE_CHECKING:
     from vadclip.config import ClipParams
 
 PROBE_SECONDS = 5.0
-MODEL_ID, MODEL_LOGGED, PARENT = "vadclip.model_id", "vadclip.model_logged", "mlflow.parentRunId"
+MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
+MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
+CHAMPION = "champion"
+_CROWN_TRIES = 3
+VIEW = "vadclip"
+_COLUMNS = [
+    *(f"metrics.`{name}`" for name in ("auc", "ap", "map_avg", "val_video_auc", "zero_shot_auc", "gain_auc")),
+    *(f"params.`{name}`" for name in ("train.learning_rate", "train.seed", "model.temporal")),
+]
+EXPERIMENT_TAGS = {
+    # The view for the training of models, not the one for language models' prompts.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Runs of VadCLIP-flow, one a trained model. Their names begin with what differs from the committed "
+        "params. Figures without a prefix are those of the test videos and of the chosen epoch's validation."
+    ),
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(
+        {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`auc`", "orderByAsc": False}
+    ),
+}
 
 
 @contextmanager
@@ -61,18 +82,23 @@ def training_run(
     tags: Mapping[str, str],
     tracking: TrackingParams,
     identity_file: Path,
+    registered: str = "",
+    splits: Mapping[str, tuple[str, int]] | None = None,
 ) -> Iterator[TrainingRun]:
     """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
 
     `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
-    any moment leaves one run. Where that run has other params, it is left alone and a new one begins.
+    any moment leaves one run. Where that run has other params, it is left alone and a new one begins. The
+    model is registered under `registered`, if that is given; `splits` are digest and number of videos of
+    each.
     """
-    identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking)
+    identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking, registered)
     identity.write(identity_file)
     run = TrainingRun(identity, None)
     if store := _open(tracking):
         with Forgiving("no run was opened"):
             run = store.begin(identity, name, params, tags, tracking, identity_file)
+            store.log_splits(run.identity, splits or {})
     try:
         yield run
     except KeyboardInterrupt:
@@ -92,8 +118,13 @@ def add_to_run(
     artifacts: Sequence[Path],
     stage: str,
     tracking: TrackingParams,
+    description: str = "",
+    criterion: str | None = None,
 ) -> None:
     """Add a later stage's params, numbers and files to the run of the model that `run_file` (run.json) names.
+
+    `description` is the run's, in Markdown. With `criterion`, a validation figure, the model becomes the
+    champion of its name if it is the best by that.
 
     To be called once the stage's files are written. If the store does not know the run, a new one stands for
     the model from then on; if a param has another value there, the stage's results go to a child run of it.
@@ -103,7 +134,11 @@ def add_to_run(
         say(f"{run_file} is missing: nothing was logged")
     elif store := _open(tracking):
         with Forgiving(f"logging {stage} to {identity.name} failed"):
-            store.add(identity, params, metrics, artifacts, stage)
+            run_id = store.add(identity, params, metrics, artifacts, stage)
+            if description:
+                store.describe(run_id, description)
+            if criterion is not None:
+                store.crown(run_id, identity.registered, criterion)
 
 
 class _Store:
@@ -122,7 +157,15 @@ class _Store:
         else:
             # Servers know where their artifacts belong; for a database it is a folder in the project.
             place = None if _is_server(uri) else (main_checkout() / "mlartifacts").as_uri()
-            self._experiment_id = self._client.create_experiment(experiment, artifact_location=place)
+            try:
+                self._experiment_id = self._client.create_experiment(
+                    experiment, artifact_location=place, tags=EXPERIMENT_TAGS
+                )
+            except mlflow.MlflowException:  # another process was first
+                there = self._client.get_experiment_by_name(experiment)
+                if there is None:
+                    raise
+                self._experiment_id = there.experiment_id
 
     def begin(
         self,
@@ -136,7 +179,7 @@ class _Store:
         """Make the training's run the active one, new or known, with system metrics."""
         run = self._find(identity)
         if run and _conflicts(run, params):
-            run, identity = None, RunIdentity.new(name, tracking)
+            run, identity = None, RunIdentity.new(name, tracking, identity.registered)
             identity.write(identity_file)
         last_step, last_epoch = 0, 0
         if run:
@@ -167,8 +210,8 @@ class _Store:
         metrics: Mapping[str, float],
         artifacts: Sequence[Path],
         stage: str,
-    ) -> None:
-        """Do what `add_to_run` says."""
+    ) -> str:
+        """Log what `add_to_run` is given; return the run's id."""
         run = self._find(identity)
         if run is None:
             run = self._create(identity.name, {MODEL_ID: identity.model_id, "vadclip.begun_by": stage})
@@ -182,6 +225,66 @@ class _Store:
         self._log_params(run, params)
         self.log_metrics(run.info.run_id, metrics)
         self.log_artifacts(run.info.run_id, artifacts)
+        return str(run.info.run_id)
+
+    def log_splits(self, identity: RunIdentity, splits: Mapping[str, tuple[str, int]]) -> None:
+        """Log each split as a dataset of the run; one that is there is not repeated."""
+        source = json.dumps({"uri": identity.registered})
+        inputs = [
+            DatasetInput(
+                Dataset(name=f"{identity.registered or 'videos'}-{split}", digest=digest, source_type="code",
+                        source=source),
+                tags=[InputTag("mlflow.data.context", split), InputTag("videos", str(count))],
+            )
+            for split, (digest, count) in splits.items()
+            if count
+        ]  # fmt: skip
+        if inputs:
+            assert identity.run_id is not None, "the run has begun"
+            self._client.log_inputs(identity.run_id, datasets=inputs)
+
+    def describe(self, run_id: str, description: str) -> None:
+        """Give a run, and its registered model's version, their description."""
+        self._client.set_tag(run_id, "mlflow.note.content", description)
+        tags = self._client.get_run(run_id).data.tags
+        if MODEL_VERSION in tags:
+            name, version = tags[MODEL_VERSION].rsplit("/", 1)
+            self._client.update_model_version(name, version, f"{description}\n\nRun: {run_id}")
+
+    def crown(self, run_id: str, name: str, criterion: str) -> None:
+        """Make a run's model the champion of its name, if it is the first, the best, or validated otherwise.
+
+        A model that was picked on the test set or imported never is, nor one without the figure. Two that are
+        crowned at once are settled by looking again.
+        """
+        mine = self._client.get_run(run_id)
+        version = mine.data.tags.get(MODEL_VERSION, "").rpartition("/")[2]
+        figure = mine.data.metrics.get(criterion)
+        if not version or figure is None or mine.data.tags.get("test-selected") == "true":
+            return
+        for _ in range(_CROWN_TRIES):
+            holder = self._champion(name)
+            if holder is not None:
+                there = holder.data.metrics.get(criterion, -1.0)
+                same = holder.data.tags.get(VALIDATION) == mine.data.tags.get(VALIDATION)
+                if holder.info.run_id == run_id:
+                    return
+                if same and there >= figure:
+                    say(f"champion of {name} stays run {holder.info.run_name} ({criterion} {there:.4f})")
+                    return
+                if not same:
+                    say(f"the champion of {name} before had other validation videos: it was not compared")
+            self._client.set_registered_model_alias(name, CHAMPION, version)
+            say(f"version {version} is the champion of {name} ({criterion} {figure:.4f})")
+
+    def _champion(self, name: str) -> Run | None:
+        try:
+            found = self._client.get_model_version_by_alias(name, CHAMPION)
+            return self._client.get_run(found.run_id) if found.run_id else None
+        except mlflow.MlflowException as error:
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
 
     def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
         """Log records in one transaction."""
@@ -194,15 +297,17 @@ class _Store:
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log single numbers; one that is there is not repeated, a changed one gets the next step."""
-        before = self._client.get_run(run_id).data.metrics
+        run = self._client.get_run(run_id)
+        before, model = run.data.metrics, run.data.tags.get(MODEL_LOGGED)
         now = time.time_ns() // 1_000_000
         entries = []
         for given, value in metrics.items():
             key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
             if key not in before:
-                entries.append(Metric(key, float(value), now, 0))
+                entries.append(Metric(key, float(value), now, 0, model_id=model))
             elif before[key] != float(value):
-                entries.append(Metric(key, float(value), now, self._last_step(run_id, key) + 1))
+                step = self._last_step(run_id, key) + 1
+                entries.append(Metric(key, float(value), now, step, model_id=model))
         for start in range(0, len(entries), 1000):
             self._client.log_batch(run_id, metrics=entries[start : start + 1000])
 
@@ -215,9 +320,9 @@ class _Store:
                 self._client.log_artifact(run_id, str(path))
 
     def log_model(
-        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams"
+        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams", registered: str
     ) -> None:
-        """Log the pyfunc: data, this package's code, signature, requirements. The run is the active one."""
+        """Log and register the active run's pyfunc: data, this package's code, signature, requirements."""
         # They need torch, without which the other stages' tracking works.
         from vadclip.tracking.served import requirements, write_served
 
@@ -232,15 +337,19 @@ class _Store:
                 "ignore", UserWarning
             )  # that an example is missing: the signature says it all
             data, code = write_served(Path(temporary), model_folder, text_KD, clip)
-            mlflow.pyfunc.log_model(
+            logged = mlflow.pyfunc.log_model(
                 name="model",
                 loader_module="vadclip.tracking.served",
                 data_path=str(data),
                 code_paths=[str(code)],
                 signature=ModelSignature(params=params),
                 pip_requirements=requirements(),
+                registered_model_name=registered or None,
             )
-        self._client.set_tag(run_id, MODEL_LOGGED, "true")
+        if registered:
+            version = logged.registered_model_version
+            self._client.set_tag(run_id, MODEL_VERSION, f"{registered}/{version}")
+        self._client.set_tag(run_id, MODEL_LOGGED, logged.model_id)
 
     def end(self, status: str) -> None:
         """Close the active run."""
@@ -298,6 +407,7 @@ def _open(tracking: TrackingParams) -> _Store | None:
     with Forgiving(f"{shown_store(uri)} is not usable, nothing is logged there"):
         if _is_server(uri):
             within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
+        assert tracking.experiment is not None, "the caller names it after the dataset"
         return _Store(uri, tracking.experiment)
     return None
 

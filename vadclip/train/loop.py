@@ -49,13 +49,9 @@ class Trained:
 
     def summary(self) -> dict[str, float]:
         """Return numbers that sum it up: the chosen epoch, its figures, seconds spent in updates."""
-        figures = (
-            {f"selected_{name}": value for name, value in asdict(self.figures).items()}
-            if self.figures
-            else {}
-        )
+        figures = asdict(self.figures) if self.figures else {}
         seconds = sum(record.seconds for record in self.history.epochs)
-        return {"selected_epoch": self.epoch, "train_seconds": seconds, **figures}
+        return {"train/selected_epoch": self.epoch, "time/training_seconds": seconds, **figures}
 
 
 def train(
