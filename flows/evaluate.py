@@ -9,6 +9,7 @@ from vadclip.evaluate.report import write_metrics, write_plots, write_report
 from vadclip.manifest import dataset_root, read_manifest
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
+from vadclip.tracking.naming import describe_run, named_tracking
 
 MANIFEST, SCORES = Path("manifest.parquet"), Path("scores.parquet")
 METRICS, FIGURES = Path("metrics.json"), Path("figures.json")
@@ -45,10 +46,12 @@ def main() -> None:
     tracking.add_to_run(
         RUN,
         params=flatten(params.model_dump(include={"score", "evaluate"})),
-        metrics=evaluation.metrics,
-        artifacts=[METRICS, FIGURES, PLOTS, REPORT],
+        metrics={**evaluation.metrics, **flatten(evaluation.by_class, "class/")},
+        artifacts=[MANIFEST, SCORES, METRICS, FIGURES, PLOTS, REPORT],
         stage="evaluate",
-        tracking=params.tracking,
+        tracking=named_tracking(params),
+        description=describe_run(evaluation.metrics, evaluation.intervals),
+        criterion="val_video_ap" if manifest.dataset == "xd_violence" else "val_video_auc",
     )
 
 

@@ -36,7 +36,7 @@ def main() -> None:
         run.identity.write(MODEL / "run.json")
         # All is written; the rest is its mirror.
         run.model(MODEL, class_texts(made.model, "fp32"), params.clip)
-        run.metrics(made.summary | flatten(extracted, "time/extract_"))
+        run.metrics({**made.summary, **flatten(extracted, "time/extract_")})
         run.artifacts([MANIFEST, MODEL / "epochs.json", MODEL / "steps.csv"])
     resume.remove()
 

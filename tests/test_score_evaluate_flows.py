@@ -113,13 +113,12 @@ def test_score_then_evaluate(project):
 
     [(run_file, evaluated)] = told
     assert run_file == "model/run.json"
-    assert evaluated["metrics"] == metrics
+    by_class = json.loads((folder / "figures.json").read_text())["class"]
+    assert evaluated["metrics"] == metrics | {f"class/{name}": value for name, value in by_class.items()}
     assert [str(path) for path in evaluated["artifacts"]] == [
-        "metrics.json",
-        "figures.json",
-        "plots",
-        "report.html",
-    ]
+        "manifest.parquet", "scores.parquet", "metrics.json", "figures.json", "plots", "report.html",
+    ]  # fmt: skip
+    assert evaluated["description"].startswith("| figure | value | 95 % interval |")
     assert evaluated["stage"] == "evaluate"
 
     # Again: the same bytes, as DVC's cache wants them.

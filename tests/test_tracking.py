@@ -278,6 +278,53 @@ def test_names_come_from_the_experiment_the_params_or_the_settings(root, trackin
     assert len(set(names)) == 4
 
 
+def _registered(root, tracking, folder, figure, validation="v1", **tags):
+    """A run with a registered model of one file, and its evaluation."""
+    tags = {"vadclip.validation": validation, **tags}
+    name = f"vadclip-{tracking.experiment[:20]}"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    with training_run(
+        name="toy", params=PARAMS, tags=tags, tracking=tracking, identity_file=folder / "run.json",
+        registered=name, splits={"val": (validation, 7)},
+    ) as run:  # fmt: skip
+        client = _client(root)
+        if not client.search_registered_models(f"name='{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(name, str(folder), run.identity.run_id)
+        client.set_tag(run.identity.run_id, "vadclip.model_version", f"{name}/{version.version}")
+        run.metrics({"val_video_auc": figure})
+    add_to_run(
+        folder / "run.json", params={}, metrics={"auc": 0.5}, artifacts=[], stage="evaluate",
+        tracking=tracking, description="| auc | 0.5 |", criterion="val_video_auc",
+    )  # fmt: skip
+    return name, version.version
+
+
+def test_the_champion_is_the_best_on_equal_validation_videos(root, tracking, tmp_path, capsys):
+    client = _client(root)
+
+    def champion(name):
+        return client.get_model_version_by_alias(name, "champion").version
+
+    name, first = _registered(root, tracking, tmp_path / "a", 0.8)
+    assert champion(name) == first
+    assert client.get_model_version(name, first).description.startswith("| auc | 0.5 |")
+    _registered(root, tracking, tmp_path / "b", 0.8)
+    assert champion(name) == first  # only a strictly better one takes its place
+    assert "stays run toy" in capsys.readouterr().out
+    _, better = _registered(root, tracking, tmp_path / "c", 0.9)
+    assert champion(name) == better
+    _registered(root, tracking, tmp_path / "d", 0.99, **{"test-selected": "true"})
+    assert champion(name) == better
+    capsys.readouterr()
+    _, other = _registered(root, tracking, tmp_path / "e", 0.6, validation="v2")
+    assert champion(name) == other
+    assert "had other validation videos: it was not compared" in capsys.readouterr().out
+    runs = {run.data.tags["vadclip.model_version"]: run for run in _runs(root, tracking)}
+    [split] = runs[f"{name}/{first}"].inputs.dataset_inputs
+    assert (split.dataset.digest, {tag.key: tag.value for tag in split.tags}["videos"]) == ("v1", "7")
+
+
 def test_a_failed_training_is_a_failed_run(root, tracking, tmp_path):
     with pytest.raises(ValueError, match="bad"), _open(tracking, tmp_path):
         raise ValueError("bad")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from vadclip.clip.frozen import Clip
@@ -71,15 +70,6 @@ class Task:
     def test_selected(self) -> bool:
         """Whether the test videos pick the model, here or in the training that a checkpoint came from."""
         return self.params.selection == "official" or self.params.checkpoint is not None
-
-    def settings_name(self) -> str:
-        """Return the settings that runs usually differ in, short enough for a run's name."""
-        if self.params.checkpoint is not None:
-            return f"imported-{Path(self.params.checkpoint).stem}"
-        return (
-            f"d{self.config.width}-t{self.config.length}-{self.params.selection}"
-            f"-lr{self.params.learning_rate:g}-s{self.params.seed}"
-        )
 
     def model_info(
         self, epoch: int | None, figures: ValidationFigures | None, peaks: tuple[Peak, ...]
