@@ -23,7 +23,7 @@ from video_helpers import frame_number, write_video
 
 from vadclip.cli import main
 from vadclip.detect.detector import Detector
-from vadclip.detect.page import write_page
+from vadclip.detect.page import write_pages
 from vadclip.detect.run import Request, detect
 from vadclip.detect.sources import find_sources
 from vadclip.detect.unlabelled import Source, unlabelled
@@ -287,10 +287,10 @@ def test_the_page_stands_alone_and_orders_by_peak(world, found, tmp_path):
     starts = re.findall(r"data-start=\"([\d.]+)\"", page)
     assert {float(start) for start in starts} == {e.start_seconds for r in results for e in r.events}
     # Two pages of one video, and the second goes when all fit one.
-    names = [path.name for path in write_page(out, results, THRESHOLD, ["<b>"], videos_a_page=1)]
+    names = [path.name for path in write_pages(out, results, THRESHOLD, ["<b>"], videos_a_page=1)]
     assert names == ["index.html", "page-2.html"]
     assert "&lt;b&gt;" in (out / "page-2.html").read_text()
-    assert write_page(out, results, THRESHOLD, []) == [out / "index.html"]
+    assert write_pages(out, results, THRESHOLD, []) == [out / "index.html"]
     assert not (out / "page-2.html").exists()
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
 from vadclip.detect.results import Result
-from vadclip.files import write_text_atomic
 from vadclip.manifest import SNIPPET_FRAMES
+from vadclip.pages import write_page
 from vadclip.remote import is_remote
 
 VIDEOS_A_PAGE = 200
@@ -25,7 +24,7 @@ _PLAYABLE = (".mp4", ".m4v", ".mov", ".webm", ".ogv", ".mkv")
 """Containers that browsers open; whether they know the codec only they can tell."""
 
 
-def write_page(
+def write_pages(
     folder: Path,
     results: Sequence[Result],
     threshold: float,
@@ -43,13 +42,12 @@ def write_page(
     )
     pages = max(1, -(-len(scored) // videos_a_page))
     names = ["index.html", *(f"page-{number}.html" for number in range(2, pages + 1))]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("vadclip.detect", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.get_template("page.html")
     for at, name in enumerate(names):
         shown = scored[at * videos_a_page : (at + 1) * videos_a_page]
-        page = template.render(
+        write_page(
+            folder / name,
+            "detections.html",
+            {},
             page=at + 1,
             pages=pages,
             names=names,
@@ -61,7 +59,6 @@ def write_page(
             if at == 0
             else [],
         )
-        write_text_atomic(folder / name, page)
     for path in folder.glob("page-*.html"):
         if path.name not in names:
             path.unlink()

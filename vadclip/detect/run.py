@@ -18,7 +18,7 @@ from vadclip.config import ExecutionParams
 from vadclip.detect.find import Rules, events_of
 from vadclip.detect.folder import OutFolder, claim
 from vadclip.detect.looks import Look, clear_others, look_at, look_folder
-from vadclip.detect.page import write_page
+from vadclip.detect.page import write_pages
 from vadclip.detect.render import render
 from vadclip.detect.results import Result, print_table, write_csv, write_json
 from vadclip.detect.sources import find_sources
@@ -120,7 +120,7 @@ def detect(request: Request, console: Console) -> list[Result]:
         write_csv(results, folder.root / "events.csv")
         about = {"model": str(request.model), "threshold": as_json(threshold), "labels": judge.labels}
         write_json(results, about, folder.root / "events.json")
-        page = write_page(folder.root, results, rules.threshold, facts)[0]
+        page = write_pages(folder.root, results, rules.threshold, facts)[0]
         print_table(results, console)
         lines = [_summary(results), *facts, f"All of it: {page}"]
         if request.render:
