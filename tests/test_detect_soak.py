@@ -1,19 +1,29 @@
 """Detection on a trained model: the sample without one of its classes, an 8-hour video, a real server."""
 
+import contextlib
 import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 
+import av
+import mlflow
 import numpy as np
+import psutil
 import pytest
 import yaml
 from conftest import PROJECT
+from detect_helpers import make_model, make_videos
+from mlflow.models import ModelSignature
 from sklearn.metrics import roc_auc_score
 
+from vadclip.config import ClipParams
 from vadclip.datasets.sample import ensure_rendered
 from vadclip.events import find_events, threshold_from_peaks
 from vadclip.features.reader import FeatureReader
@@ -21,8 +31,10 @@ from vadclip.features.shards import Shard
 from vadclip.frame_figures import frames_in_snippets
 from vadclip.manifest import read_manifest
 from vadclip.model.folder import read_model_info
-from vadclip.sample.world import sample_plans
+from vadclip.sample.world import CLASSES, sample_plans
 from vadclip.score.table import read_scores
+from vadclip.tracking.runs import SERVED_PARAMS
+from vadclip.tracking.served import requirements, write_served
 
 pytestmark = pytest.mark.soak
 LEFT_OUT, TRAIN_VIDEOS = "Explosion", 200
@@ -54,7 +66,9 @@ def project(tmp_path_factory):
             span = f"{deed.start}-{deed.end}" if deed else ""
             writer.writerow([f"{plan.split}/{plan.video_id}.mp4", label, plan.split, span])
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    params["dataset"].update(name="table", table="videos.csv", root=".")
+    classes = dict(zip(CLASSES.labels, CLASSES.prompts, strict=True))
+    del classes[LEFT_OUT]
+    params["dataset"].update(name="table", table="videos.csv", root=".", classes=classes)
     params["clip"] = {
         "model": str(PROJECT / "vadclip/sample/clip.json"),
         "pretrained": str(PROJECT / "vadclip/sample/clip.safetensors"),
@@ -81,7 +95,7 @@ def found(project):
     command = ["detect", "test", "--out", "found", "--prompt", prompt]
     process = subprocess.Popen(
         [sys.executable, "-c", "from vadclip.cli import main; main()", *command],
-        cwd=project, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=project, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL,
     )  # fmt: skip
     deadline = time.monotonic() + 280
     while not list((project / "found" / "features").glob("part-*.parquet")):
@@ -142,3 +156,115 @@ def test_a_class_left_out_of_training_is_found_by_its_prompt(found):
     print(f"AUC of the prompt's column {auc:.3f}, by chance at most {max(chance):.3f} in 1,000")
     assert auc > max(chance)
     assert auc > 0.8
+
+
+def _eight_hours(path):
+    """Write 8 hours at 25 frames a second: 10 encoded seconds, again and again."""
+    piece = path.with_name("piece.mp4")
+    make_videos(path.parent, 1, snippets=16)
+    (path.parent / "v0.mp4").rename(piece)
+    with av.open(str(piece)) as given, av.open(str(path), "w") as made:
+        stream = made.add_stream_from_template(given.streams.video[0])
+        packets = [packet for packet in given.demux(video=0) if packet.dts is not None]
+        step = int(1 / 25 / packets[0].time_base)
+        kept = [
+            (bytes(packet), packet.pts, packet.dts, packet.is_keyframe, packet.time_base)
+            for packet in packets
+        ]
+        for turn in range(8 * 3600 * 25 // len(kept)):
+            for data, pts, dts, key, base in kept:
+                packet = av.Packet(data)
+                shift = turn * len(kept) * step
+                packet.pts, packet.dts, packet.time_base = pts + shift, dts + shift, base
+                packet.is_keyframe, packet.stream = key, stream
+                made.mux(packet)
+    piece.unlink()
+
+
+def test_memory_is_bounded_over_eight_hours(tmp_path):
+    make_model(tmp_path)
+    (tmp_path / "long").mkdir()
+    _eight_hours(tmp_path / "long" / "day.mp4")
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from vadclip.cli import main; main()", "detect", "long"],
+        cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    peaks: dict[str, float] = {}
+    while process.poll() is None:
+        with contextlib.suppress(psutil.Error):
+            for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):
+                name = "driver" if one.pid == process.pid else one.name()
+                peaks[name] = max(peaks.get(name, 0), one.memory_info().rss / 2**20)
+        time.sleep(0.2)
+    assert process.returncode == 0
+    print({name: round(peak) for name, peak in sorted(peaks.items())}, process.stdout.read())
+    (video,) = json.loads((tmp_path / "detections" / "events.json").read_text())["videos"]
+    assert video["num_frames"] // 16 == len(
+        read_scores(tmp_path / "detections" / "scores.parquet").main_score_N
+    )
+    assert video["num_frames"] > 8 * 3600 * 25 - 300
+    assert peaks["driver"] < 1200
+    assert max(peak for name, peak in peaks.items() if name.startswith("ray::")) < 1500
+
+
+def test_mlflow_serves_videos_and_features(tmp_path):
+    model = make_model(tmp_path)
+    names = {"model": str(tmp_path / "clip.json"), "pretrained": str(tmp_path / "clip.safetensors")}
+    clip = ClipParams(**names, quick_gelu=True, precision="fp32")
+    data, code = write_served(tmp_path / "parts", model, None, clip)
+    mlflow.pyfunc.save_model(
+        tmp_path / "logged", loader_module="vadclip.tracking.served", data_path=str(data),
+        code_paths=[str(code)],
+        signature=ModelSignature(params=SERVED_PARAMS), pip_requirements=requirements(),
+    )  # fmt: skip
+    videos = make_videos(tmp_path / "videos", 1)
+    (videos / "text.mp4").write_text("not a video")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONPATH"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(tmp_path / "logged"),
+         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=tmp_path, env={**environment, "VADCLIP_SERVE_ROOTS": str(videos)}, start_new_session=True,
+    )  # fmt: skip
+
+    def ask(inputs, **params):
+        body = json.dumps({"inputs": inputs, "params": params}).encode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return answer.status, json.load(answer)["predictions"]
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+    try:
+        deadline = time.monotonic() + 120
+        while True:
+            with (
+                contextlib.suppress(OSError),
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5),
+            ):
+                break
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        status, (found,) = ask([str(videos / "v0.mp4")], input="videos", threshold=0.2)
+        assert status == 200
+        assert found["events"]
+        status, (found,) = ask([str(videos / "text.mp4")], input="videos")
+        assert status == 200
+        assert "FFmpeg cannot read it as a video" in found["error"]
+        status, text = ask(["/etc/hostname"], input="videos")
+        assert status == 400
+        assert "it is not below what VADCLIP_SERVE_ROOTS allows" in text
+        status, found = ask(np.ones((1, 3, 64)).tolist())
+        assert status == 200
+        assert np.shape(found["anomaly_score"]) == (1, 3)
+        status, text = ask(np.ones((1, 3, 63)).tolist())
+        assert status == 400
+        assert "expected [videos, snippets, 64]" in text
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()

@@ -106,7 +106,7 @@ def _decoders() -> Finding:
 def _clip(params: Params) -> Finding:
     from vadclip.clip.identity import identify_clip
 
-    named = f"{params.clip.model}, {params.clip.pretrained}"
+    named = f"{params.clip.config_name}, {params.clip.weights_name}"
     try:
         with tempfile.TemporaryDirectory() as folder:
             identity = identify_clip(params.clip, Path(folder))

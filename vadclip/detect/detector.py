@@ -117,7 +117,7 @@ class Detector:
             video = unlabelled(Source("video", local), found)
             rows_RD = self._rows(video, beat)
             edges, _ = snippet_edges(local, video, len(rows_RD))
-        scores = self._judge.score(_OneVideo(rows_RD), [video], {})
+        scores = self._judge.score(_OneVideo(rows_RD), [video])
         return Detection(
             path=shown(str(path)),
             num_frames=video.num_frames,

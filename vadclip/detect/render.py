@@ -21,7 +21,7 @@ from vadclip.detect.find import FoundEvent
 from vadclip.errors import VideoError
 from vadclip.files import atomic_path
 from vadclip.manifest import SNIPPET_FRAMES
-from vadclip.video.container import check_size
+from vadclip.video.container import check_size, open_video
 from vadclip.video.frame_index import FrameIndex, scan
 
 _CALM, _ALARM, _GROUND, _MARK = (86, 160, 211), (213, 94, 0), (20, 20, 20), (255, 255, 255)
@@ -57,8 +57,7 @@ def _write(
     events: Sequence[FoundEvent],
     beat: Callable[[], None],
 ) -> int:
-    with av.open(source, metadata_errors="replace") as given, av.open(str(target), "w", format="mp4") as made:
-        pictures = given.streams.best("video")
+    with open_video(source) as (given, pictures), av.open(str(target), "w", format="mp4") as made:
         video = _add_video(made, pictures, index)  # all streams before the first packet
         sound = _Sound(given, made)
         number, written, last_pts = 0, 0, None

@@ -111,7 +111,7 @@ def detect(request: Request, console: Console) -> list[Result]:
         manifest = Manifest(dataset="detect", source="videos", classes=info.classes, videos=videos)
         rows = _fill(manifest, folder, judge, request)
         reader = FeatureReader(folder.features, manifest)
-        scores = judge.score(reader, reader.videos("test"), reader.excluded)
+        scores = judge.score(reader, reader.videos("test"), reader.excluded, reader.lost_frames)
         write_scores(scores_table(scores), folder.root / "scores.parquet")
         value = threshold if isinstance(threshold, float) else threshold.value
         rules = Rules(value, request.prompt_threshold, judge.prompt_labels)

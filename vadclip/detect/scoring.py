@@ -42,32 +42,37 @@ class Judge:
         """Labels that a prompt gave."""
         return () if self.prompted is None else self.prompted.labels
 
-    def score(self, features: Features, videos: Sequence[Video], excluded: Mapping[str, str]) -> Scores:
-        """Score videos that have features."""
+    def score(
+        self,
+        features: Features,
+        videos: Sequence[Video],
+        excluded: Mapping[str, str] | None = None,
+        lost_frames: Mapping[str, int] | None = None,
+    ) -> Scores:
+        """Score videos that have features; what is known of others and of lost frames goes along."""
+        info = self.loaded.info
+
+        def by(model: VadClip) -> Scores:
+            return score_videos(
+                model,
+                features,
+                videos,
+                plain_text_KD=plain_texts(self.loaded.clip.text, model.classes),
+                crop=self.loaded.recipe.crop,
+                precision=info.score_precision,
+                info=ScoreInfo(
+                    labels=model.classes.labels,
+                    test_selected=info.test_selected,
+                    excluded=excluded or {},
+                    lost_frames=lost_frames or {},
+                    normal_peaks=info.normal_peaks,
+                    selection=info.selection,
+                ),
+            )
+
         if self.prompted is None:
-            return self._by(self.loaded.model, features, videos, excluded)
-        scores = self._by(self.prompted.model, features, videos, excluded)
+            return by(self.loaded.model)
+        scores = by(self.prompted.model)
         if self.loaded.model.classification is not None:  # which knows no classes
             return scores
-        own = self._by(self.loaded.model, features, videos, excluded)
-        return replace(scores, anomaly_score_N=own.main_score_N)
-
-    def _by(
-        self, model: VadClip, features: Features, videos: Sequence[Video], excluded: Mapping[str, str]
-    ) -> Scores:
-        info = self.loaded.info
-        return score_videos(
-            model,
-            features,
-            videos,
-            plain_text_KD=plain_texts(self.loaded.clip.text, model.classes),
-            crop=self.loaded.recipe.crop,
-            precision=info.score_precision,
-            info=ScoreInfo(
-                labels=model.classes.labels,
-                test_selected=info.test_selected,
-                excluded=excluded,
-                normal_peaks=info.normal_peaks,
-                selection=info.selection,
-            ),
-        )
+        return replace(scores, anomaly_score_N=by(self.loaded.model).main_score_N)

@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from vadclip.config import ClipParams
 
 PROBE_SECONDS = 5.0
+# Inputs are features or addresses, of which a schema knows one kind only: the model checks them itself.
+SERVED_PARAMS = ParamSchema(
+    [ParamSpec("input", DataType.string, "features"), ParamSpec("threshold", DataType.double, -1.0)]
+)
 MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
 MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
 CHAMPION = "champion"
@@ -328,10 +332,6 @@ class _Store:
 
         if MODEL_LOGGED in self._client.get_run(run_id).data.tags:
             return
-        # Inputs are features or addresses, of which a schema knows one only; the model checks them itself.
-        params = ParamSchema(
-            [ParamSpec("input", DataType.string, "features"), ParamSpec("threshold", DataType.double, -1.0)]
-        )
         with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", UserWarning
@@ -342,7 +342,7 @@ class _Store:
                 loader_module="vadclip.tracking.served",
                 data_path=str(data),
                 code_paths=[str(code)],
-                signature=ModelSignature(params=params),
+                signature=ModelSignature(params=SERVED_PARAMS),
                 pip_requirements=requirements(),
                 registered_model_name=registered or None,
             )
