@@ -26,14 +26,14 @@ from vadclip.detect.detector import Detector
 from vadclip.detect.page import write_pages
 from vadclip.detect.run import Request, detect
 from vadclip.detect.sources import find_sources
+from vadclip.detect.threshold import describe
 from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import InputError, VideoError
-from vadclip.events import Peak
+from vadclip.events import Peak, threshold_from_peaks
 from vadclip.features.index import read_index
 from vadclip.ingest.probe_cache import Probe
 from vadclip.manifest import Manifest, Segment, write_manifest
 from vadclip.score.table import read_scores
-from vadclip.tracking.registry import fetch_model
 
 THRESHOLD = 0.5
 
@@ -208,17 +208,17 @@ def test_a_model_without_peaks_asks_for_a_threshold(world, tmp_path):
         Detector.load(tmp_path / "model").detect(world / "videos" / "v0.mp4")
 
 
-def test_the_threshold_of_the_model_and_what_it_is_worth(world, tmp_path):
+def test_the_threshold_of_the_model_and_what_it_is_worth():
     peaks = [Peak(f"n{number}", number / 10, 0.5) for number in range(10)]
-    make_model(tmp_path, peaks=peaks)
-    _, printed = _run(
-        world, tmp_path / "out", model=tmp_path / "model", threshold=None, max_flagged_normal=0.3
-    )
+    threshold = threshold_from_peaks(peaks, selection="validation", max_flagged=0.3)
+    printed = " ".join(describe(threshold))
     # Of 10 peaks 0.0 to 0.9 three may lie above: midway between 0.7 and 0.6; 3 in 5 hours.
     assert "Threshold 0.65: 3 of 10 normal validation videos" in printed
-    assert "hour on those videos: 0.6 (95 % interval 0.12 to 1.8, from 5 hours" in " ".join(printed.split())
+    assert "hour on those videos: 0.6 (95 % interval 0.12 to 1.8, from 5 hours" in printed
     assert "there are only 10 normal validation videos" in printed
     assert "epoch was picked on the same videos" in printed
+    (untimed,) = describe(threshold_from_peaks([Peak("n", 0.5, None)] * 20, selection="last"))[1:]
+    assert untimed.startswith("False alarms an hour are not known")
 
 
 def test_sources(tmp_path, monkeypatch):
@@ -357,9 +357,3 @@ def test_the_examples_of_the_docs_run(world, found, tmp_path, monkeypatch, capsy
     assert labels == str(CLASSES.labels)
     assert rows == "(6, 64) float16"
     assert "auc" in figures or "ap" in figures
-
-
-def test_a_registered_model_is_fetched(world, tmp_path, monkeypatch):
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    with pytest.raises(InputError, match=r"models:/absent@champion: sqlite:.* does not give that model"):
-        fetch_model("models:/absent@champion", tmp_path / "fetched")

@@ -16,9 +16,11 @@ from conftest import PROJECT
 from training_helpers import CPU, task, text_tower
 
 from vadclip.config import TrackingParams
+from vadclip.errors import InputError
 from vadclip.model.folder import save_model
 from vadclip.model.inference import class_texts, video_output
 from vadclip.tracking.lineage import lineage_tags
+from vadclip.tracking.registry import fetch_model
 from vadclip.tracking.runs import add_to_run, training_run
 from vadclip.train.history import EpochRecord, StepRecord
 from vadclip.train.loop import train
@@ -485,6 +487,11 @@ def test_a_training_and_its_served_model(root, tracking, tmp_path):
         "features of shape [1, 3, 17]: expected [videos, snippets, 16] with one snippet at least"
         in served.stdout
     )
+    store = f"sqlite:///{root}/mlflow.db"
+    fetched = fetch_model(f"runs:/{logged.info.run_id}/model", tmp_path / "fetched", store)
+    assert (fetched / "model.json").read_bytes() == (tmp_path / "model" / "model.json").read_bytes()
+    with pytest.raises(InputError, match=r"models:/absent@champion: sqlite:.* does not give that model"):
+        fetch_model("models:/absent@champion", tmp_path / "fetched", store)
     found = np.load(tmp_path / "found.npz")
     for number, rows in enumerate(features):
         expected = video_output(trained.model, rows, text_KD, "fp32")
