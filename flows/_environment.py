@@ -13,7 +13,7 @@ from pathlib import Path
 
 def use_project_environment() -> None:
     """Return when the packages are here; otherwise replace the process, or exit with one clear line."""
-    if all(importlib.util.find_spec(name) for name in ("pydantic", "pyarrow", "torch", "ray", "mlflow")):
+    if all(importlib.util.find_spec(name) for name in ("pydantic", "pyarrow", "torch", "ray", "open_clip")):
         return
     for folder in Path(__file__).resolve().parents:
         python = folder / ".venv" / "bin" / "python"

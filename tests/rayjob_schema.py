@@ -75,6 +75,7 @@ POD = record(
     "spec",
     spec=record(
         "containers",
+        securityContext=record(fsGroup=COUNT, fsGroupChangePolicy={"enum": ["OnRootMismatch", "Always"]}),
         restartPolicy={"const": "Never"},  # the operator refuses any other with the v2 autoscaler
         containers=many(CONTAINER, least=1),
         tolerations=many(TOLERATION),

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from conftest import PROJECT
 from rayjob_schema import RAY_JOB
+from test_dvc_rules import foreign_imports
 
 from vadclip.config import load_params
 
@@ -69,8 +70,8 @@ def test_schema_sees_what_is_wrong(job, spoil, complaint):
 def test_names_within_the_manifest_agree(job):
     for group in (head(job), worker(job)):
         pod = group["template"]["spec"]
-        volumes = {volume["name"] for volume in pod["volumes"]}
-        assert {mount["name"] for mount in container(group)["volumeMounts"]} <= volumes
+        volumes = {volume["name"] for volume in pod.get("volumes", [])}
+        assert {mount["name"] for mount in container(group).get("volumeMounts", [])} == volumes
     assert container(head(job))["image"] == container(worker(job))["image"]
     assert worker(job)["minReplicas"] <= worker(job)["replicas"] <= worker(job)["maxReplicas"]
     # The operator waits with a TTL only where it shuts down at all.
@@ -88,17 +89,35 @@ def test_versions_are_the_pinned_ones(job):
     requires = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
     low, high = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", requires).groups()
     assert int(low) <= int(base[2]) < int(high)
-    for copied in re.findall(r"^COPY --chown=ray (.*) \S+$", DOCKERFILE, re.MULTILINE):
-        for name in copied.split():
-            assert (PROJECT / name).is_file(), name
+
+
+def test_the_image_holds_what_the_stages_of_a_job_import_and_its_context_no_more_than_it_copies():
+    copied = re.findall(r"^COPY --chown=ray (\S+) \S+$", DOCKERFILE, re.MULTILINE)
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert ignored[1:] == ["*", *(f"!{name}" for name in copied)]
+    assert all((PROJECT / name).is_file() for name in copied)
+    installed = re.search(r"pip install (.*?) &&", DOCKERFILE.replace("\\\n", " "), re.DOTALL)[1].split()
+    names = {re.sub(r"\[.*", "", word.strip('"')).lower().replace("_", "-") for word in installed}
+    other_names = {"PIL": "pillow", "yaml": "pyyaml", "open_clip": "open-clip-torch"}
+    needed = {
+        other_names.get(module, module).replace("_", "-")
+        for stage in ("ingest", "extract")
+        for module in foreign_imports(f"flows.{stage}")
+    }
+    brought = {"aiohttp", "huggingface-hub"}  # by gcsfs and open_clip_torch
+    assert needed - brought <= names
+    assert {"ray", "torch", "open-clip-torch", "pebble"} <= needed
+    assert not {"dvc", "mlflow", "matplotlib", "scikit-learn"} & names
 
 
 def test_entrypoint_runs_in_the_project(job):
     module = re.fullmatch(r"env --chdir=(\S+) python3 -m (\S+)", job["spec"]["entrypoint"])
     assert module is not None
     assert importlib.util.find_spec(module[2]) is not None
-    for group in (head(job), worker(job)):
-        assert module[1] in {mount["mountPath"] for mount in container(group)["volumeMounts"]}
+    # The head alone mounts the project, and may write to it as the image's user.
+    assert module[1] in {mount["mountPath"] for mount in container(head(job))["volumeMounts"]}
+    assert head(job)["template"]["spec"]["securityContext"]["fsGroup"] == 100
+    assert "volumeMounts" not in container(worker(job))
     stages = yaml.safe_load((PROJECT / "dvc.yaml").read_text())["stages"]
     assert stages["extract"]["cmd"] == f"python3 -m {module[2]}"
 
@@ -108,7 +127,7 @@ def test_worker_is_filled_by_the_recipes_actors(job, recipe):
     execution = load_params(PROJECT / "vadclip" / "recipes" / f"{recipe}.yaml").execution
     limits = container(worker(job))["resources"]["limits"]
     per_gpu = limits["nvidia.com/gpu"] / execution.gpus_per_actor
-    assert int(limits["cpu"]) / execution.cpus_per_actor == per_gpu == 4
+    assert int(limits["cpu"]) / execution.cpus_per_actor == per_gpu == 16
 
 
 def test_no_secret_is_in_it(job):

@@ -60,6 +60,25 @@ def _reached(module: str) -> set[str]:
     return reached
 
 
+def foreign_imports(module: str) -> set[str]:
+    """Top-level names of other packages that a module and what it reaches import, neutral ones included."""
+    found: set[str] = set()
+    seen, waiting = set(), [module]
+    while waiting:
+        name = waiting.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        path = _module_file(name)
+        waiting.extend(_imports(path))
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found.update(alias.name.split(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                found.add(node.module.split(".")[0])
+    return found - {"vadclip", "flows"} - set(sys.stdlib_module_names)
+
+
 def _place(module: str) -> str:
     """What stands for a module in dvc.yaml: its folder, or the file where it has none of its own."""
     package, name, *_ = module.split(".")
