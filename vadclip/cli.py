@@ -49,6 +49,24 @@ def recipe(
     )
 
 
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="A folder with a subfolder for each class, or a CSV table.")],
+    normal: Annotated[str | None, typer.Option(help="The normal class, where none is called normal.")] = None,
+    clip: Annotated[str, typer.Option(help="sample, openai, or a weights file.")] = "openai",
+    params: Annotated[Path, typer.Option(help="The file to write.")] = PARAMS_FILE,
+    force: Annotated[bool, typer.Option("--force", help="Write over what is yours.")] = False,
+) -> None:
+    """Look into your own videos and write a params.yaml that suits them."""
+    from vadclip.checkout import shared_cache
+    from vadclip.ingest.first_params import begin
+
+    _let_replace(params, force)
+    for line in begin(path, normal=normal, clip=clip, params_file=params, force=force, cache=shared_cache()):
+        print(line)
+    print("next: make repro, then open report.html")
+
+
 def _recipes() -> dict[str, str]:
     found = (entry for entry in files("vadclip.recipes").iterdir() if entry.name.endswith(".yaml"))
     return {entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8") for entry in found}

@@ -100,6 +100,12 @@ def load(params: DatasetParams) -> RawDataset:
     )
 
 
+def labels_in(table: Path) -> set[str]:
+    """Return the labels that a table holds, right or wrong; raises InputError if it cannot be read."""
+    cells = (row[1]["label"] for row in _read_rows(table))
+    return {label.strip() for cell in cells for label in cell.split(LABEL_SEPARATOR)} - {""}
+
+
 def video_ids(uris: Iterator[str]) -> dict[str, str]:
     """Name each uri: `gate/monday.mp4` -> `gate__monday`.
 

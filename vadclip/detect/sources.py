@@ -6,19 +6,11 @@ from collections.abc import Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
+from vadclip.datasets.folder import VIDEO_SUFFIXES, videos_in
 from vadclip.datasets.table import video_ids
 from vadclip.detect.unlabelled import Source
 from vadclip.errors import InputError
 from vadclip.remote import address_fault, is_remote, open_filesystem, plain_faults, shown
-
-SUFFIXES = tuple(
-    f".{suffix}"
-    for suffix in (
-        "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv", "wmv", "asf",
-        "ogv", "3gp", "mxf", "dav", "ifv", "nuv",
-    )
-)  # fmt: skip
-"""Of files that count as videos inside a folder; a file that is named itself may have any name."""
 
 
 def find_sources(paths: Sequence[str]) -> list[Source]:
@@ -68,9 +60,8 @@ def _local(path: str) -> Iterator[tuple[str, str]]:
     for match in map(os.path.abspath, matches):
         if os.path.isdir(match):
             parent = os.path.dirname(match)
-            for file in sorted(Path(match).rglob("*")):
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file():
-                    yield str(file), os.path.relpath(file, parent)
+            for file in videos_in(Path(match)):
+                yield str(file), os.path.relpath(file, parent)
         elif os.path.lexists(match):
             yield match, os.path.join(os.path.basename(os.path.dirname(match)), os.path.basename(match))
 
@@ -95,7 +86,7 @@ def _remote(address: str) -> Iterator[tuple[str, str]]:
         yield address, "/".join(inner.split("/")[-2:])
         return
     for match in sorted(matches):
-        if posixpath.splitext(match)[1].lower() in SUFFIXES:
+        if posixpath.splitext(match)[1].lower() in VIDEO_SUFFIXES:
             # As for a local folder, the name begins with the folder's own.
             name = (
                 match if has_magic(inner) else posixpath.relpath(match, posixpath.dirname(root.rstrip("/")))
@@ -105,6 +96,6 @@ def _remote(address: str) -> Iterator[tuple[str, str]]:
 
 def _absence(path: str) -> str:
     if not is_remote(path) and os.path.isdir(os.path.expanduser(path)):
-        return f"{path}: the folder holds no video (files that end in {', '.join(SUFFIXES)})"
+        return f"{path}: the folder holds no video (files that end in {', '.join(VIDEO_SUFFIXES)})"
     what = "there is nothing that it matches" if has_magic(path) else "there is no such file or folder"
     return f"{shown(path)}: {what}"

@@ -58,7 +58,7 @@ def ingest(
     raw = load_dataset(params)
     problems = {**raw.problems}
     if params.untimed == "error":
-        untimed = [video.origin for video in raw.videos if _is_untimed(video, raw.classes)]
+        untimed = [video.origin for video in raw.videos if is_untimed(video, raw.classes)]
         # A row that is bad already may have lost its segments by that.
         _add(problems, [(origin, UNTIMED) for origin in untimed if origin not in problems])
     # A table that is wrong already is checked to its end; only files that can add to the error are opened.
@@ -172,14 +172,15 @@ def _of_crops(crops: dict[int, Probe]) -> Probe:
     return replace(known, num_frames=next(iter(there.values())).num_frames)
 
 
-def _is_untimed(video: RawVideo, classes: Classes) -> bool:
+def is_untimed(video: RawVideo, classes: Classes) -> bool:
+    """Whether an anomalous test video does not say when its anomaly happens."""
     anomalous = any(label != classes.normal for label in video.labels)
     return video.split == "test" and anomalous and not (video.segments or video.spans)
 
 
 def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
     num_frames = 0 if probe.error is not None else probe.num_frames
-    untimed = _is_untimed(video, classes)
+    untimed = is_untimed(video, classes)
     segments = video.segments if video.split == "test" else ()
     if untimed and num_frames:
         segments = tuple(Segment(0, num_frames, label) for label in video.labels if label != classes.normal)
