@@ -1,5 +1,6 @@
 """Which files a working copy shares with the main checkout, and who may use them at a time."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from vadclip.checkout import given_path, main_checkout, shared_cache
-from vadclip.config import DatasetParams
+from vadclip.config import ClipParams, DatasetParams
 from vadclip.datasets.sample import sample_root
 from vadclip.errors import InputError
 from vadclip.files import held_alone
+from vadclip.ingest.inputs import write_inputs
 from vadclip.manifest import dataset_root
 
 
@@ -53,6 +55,14 @@ def test_the_sample_and_a_tables_folder_follow(copy: Path) -> None:
     table = DatasetParams(name="table", root="videos", table="tables/mine.csv", **fixed)
     assert dataset_root(table) == str(main / "videos")
     assert dataset_root(table.model_copy(update={"root": None})) == str(copy / "tables")
+
+
+def test_a_named_weights_file_is_the_main_checkouts_and_inputs_json_the_same(copy: Path) -> None:
+    clip = ClipParams(model="ViT-B-16-quickgelu", pretrained="weights.pt", quick_gelu=True, precision="fp32")
+    assert clip.weights_name == str(copy.with_name("main") / "weights.pt")
+    assert clip.config_name == "ViT-B-16-quickgelu"
+    write_inputs({"clip.pretrained": clip.weights_name}, Path("inputs.json"))
+    assert json.loads(Path("inputs.json").read_text())["clip.pretrained"]["path"] == "weights.pt"
 
 
 def test_the_main_checkout_takes_everything_from_itself(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from vadclip.checkout import given_path
 from vadclip.errors import InputError
 from vadclip.remote import folder_fault, shown
 
@@ -116,12 +117,17 @@ class ClipParams(Section):
     @property
     def config_name(self) -> str:
         """`model` with `sample` resolved: an open_clip name, or the path of a config file."""
-        return str(_SAMPLE / "clip.json") if self.pretrained is None else self.model
+        return str(_SAMPLE / "clip.json") if self.pretrained is None else _where(self.model)
 
     @property
     def weights_name(self) -> str:
         """`pretrained` with `sample` resolved: an open_clip tag, or the path of a weights file."""
-        return str(_SAMPLE / "clip.safetensors") if self.pretrained is None else self.pretrained
+        return str(_SAMPLE / "clip.safetensors") if self.pretrained is None else _where(self.pretrained)
+
+
+def _where(name: str) -> str:
+    path = given_path(name)  # an experiment's copy lacks a file that git does not track
+    return str(path) if path.is_file() else name
 
 
 class IngestParams(Section):

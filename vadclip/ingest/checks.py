@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from vadclip.checkout import given_path
 from vadclip.config import Params, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_text_atomic
@@ -20,7 +21,7 @@ def check_plan(params: Params, manifest: Manifest, cache: Path) -> list[str]:
     """
     problems = list(_problems(params, manifest))
     if params.train.checkpoint is not None:
-        problems += _checkpoint_fault(Path(params.train.checkpoint), cache)
+        problems += _checkpoint_fault(given_path(params.train.checkpoint), cache)
     if problems:
         one = "the train stage cannot work" if len(problems) == 1 else f"{len(problems)} reasons"
         raise InputError(f"{one}: {'; '.join(problems)}")

@@ -7,7 +7,7 @@ what the files hold, and the stages that read them depend on it.
 import json
 from pathlib import Path
 
-from vadclip.checkout import given_path
+from vadclip.checkout import given_path, main_checkout
 from vadclip.config import ClipParams, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_bytes_if_changed
@@ -45,6 +45,8 @@ def write_inputs(files: dict[str, str], path: Path) -> bool:
 
 
 def _everywhere(name: str) -> str:
-    """A path as written; of a file of this package, the same wherever the package lies."""
-    inside = Path(name).is_relative_to(_PACKAGE)
-    return Path(name).relative_to(_PACKAGE.parent).as_posix() if inside else name
+    """A path as written; of a file of this package or project, the same wherever these lie."""
+    for home in (_PACKAGE.parent, main_checkout()):
+        if Path(name).is_relative_to(home):
+            return Path(name).relative_to(home).as_posix()
+    return name
