@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.sample_clip import train
-from benchmarks.sample_clip.descriptions import Caption, all_texts, write_caption
+from benchmarks.sample_clip.captions import Caption, all_texts, write_caption
 from benchmarks.sample_clip.pictures import SIDE, UNKNOWN, Scene, describe, street_pictures
 from benchmarks.sample_clip.store import PictureStore
 from benchmarks.sample_clip.tags import LOOSE, NAMES, NUMBER, TAGS

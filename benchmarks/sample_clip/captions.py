@@ -1,134 +1,105 @@
-"""Captions for single frames of the sample world, each with the claims it makes.
+"""Captions of one to four things that are seen in a picture, and of which pictures they are true.
 
-A caption fits every frame of which its claims are true, not only the frame it was written for: training takes
-all of them as right answers, all others as wrong ones. Doings that look alike (a hug and a fight, a sunset
-and a fire) stand in every batch, so each is the other's hard negative.
+Legend of shape suffixes: B pictures of a batch, K tags, T things of a picture, J tags of a thing.
 """
 
 import random
 from dataclasses import dataclass
 
-from vadclip.sample.anomalies import ANOMALIES
-from vadclip.sample.everyday import CONFUSERS
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.sample_clip.pictures import UNKNOWN
+from benchmarks.sample_clip.tags import CARRIED, LOOSE, NAMES, NUMBER, POSES, TAGS
 from vadclip.sample.world import CLASSES
 
-NORMAL_KINDS = frozenset((*CONFUSERS, "passing", "sunset"))
+LOOSE_SHARE = 0.04  # of the captions that speak a class name
+_OPENINGS = ("", "", "", "", "a photo of", "a picture of", "a video of", "a drawing of")
+_JOINTS = (", ", ", ", " and ")
 
-# The first phrase of an anomaly is its class prompt.
-PHRASES: dict[str, tuple[str, ...]] = {
-    "Fighting": ("fighting", "a fight", "people fighting", "two people fighting each other", "a brawl",
-                 "men hitting and punching each other", "someone kicks another person", "an assault",
-                 "a violent fight in the street", "a person beaten to the ground", "a physical fight"),
-    "Explosion": ("explosion", "an explosion", "a blast", "a huge fireball", "something explodes",
-                  "a bomb going off", "a car exploding", "a bright flash and a fireball",
-                  "thick black smoke after an explosion", "people running from an explosion"),
-    "Arson": ("arson", "a fire", "fire set on purpose", "someone sets a fire", "flames and smoke",
-              "a burning car", "an arsonist lighting a fire", "a person crouching to light a fire",
-              "a building on fire", "a person runs away from flames"),
-    "RoadAccident": ("road accident", "a car accident", "a car crash", "two cars crash", "a traffic accident",
-                     "a collision of vehicles", "a crashed car", "a car hits a pedestrian",
-                     "a person lying on the road in front of a car", "damaged cars with warning lights"),
-    "Stealing": ("stealing", "a theft", "a thief", "someone steals a bag", "a thief snatches a bag",
-                 "a robbery", "a pickpocket", "a person tears a bag from somebody",
-                 "a thief runs away with a bag", "a thief sneaks up to a bag left alone"),
-    "Vandalism": ("vandalism", "a vandal", "someone spraying graffiti", "a person paints graffiti on a wall",
-                  "damage to property", "a person smashing a car with a bat", "breaking car windows",
-                  "destroying a parked car", "a man with a bat hits a car"),
-    "hugging": ("two people hugging", "an embrace", "friends hug each other", "people greet with a hug"),
-    "talking": ("people talking", "a conversation", "friends chat", "two people stand and talk"),
-    "children": ("children running", "kids at play", "playing children", "children run about"),
-    "parking": ("a car parking", "a car stops behind another", "a driver parks", "a car brakes and parks"),
-    "headlights": ("headlights of a car", "a car comes towards the camera", "bright lamps of a car",
-                   "glaring headlights"),
-    "cleaning": ("a person cleaning a wall", "someone wipes the wall", "a cleaner at work"),
-    "resting": ("a person with their own bag", "someone puts a bag down", "a person picks up their bag"),
-    "steam": ("steam from a manhole", "white steam rising", "a cloud of steam"),
-    "sunset": ("a sunset", "the sun goes down", "an orange evening sky", "the setting sun"),
-    "passing": ("people walking", "pedestrians", "passers by", "an ordinary street", "cars driving by",
-                "people on their way", "quiet traffic"),
-}  # fmt: skip
-NORMAL_PHRASES = (
-    CLASSES.prompts[0], "normal", "a normal scene", "nothing unusual", "normal activity", "everyday life",
-    "a normal street", "an ordinary day", "nothing happens", "a peaceful street",
-)  # fmt: skip
-_TIMES = {
-    "day": ("by day", "in daylight", "at noon"),
-    "dusk": ("at dusk", "in the evening", "in the twilight"),
-    "sunset": ("at sunset", "in the evening sun", "in orange light"),
-    "night": ("at night", "in the dark", "by night"),
-}
-_WEATHER = {True: ("in the rain", "on a rainy day", "in wet weather"), False: ("in dry weather",)}
-_PLACES = {
-    "street": ("in a street", "on a pavement"), "plaza": ("on a square", "in a plaza"),
-    "carpark": ("in a car park", "in a parking lot"), "park": ("in a park", "on a path in a park"),
-    "arcade": ("in a shopping street", "in front of shops"), "crossing": ("at a crossing", "at a crossroads"),
-}  # fmt: skip
-_OPENINGS = (
-    "", "", "", "", "a photo of", "a video of", "a picture of", "surveillance camera footage of",
-    "a security camera shows", "an image from a fixed street camera showing", "cctv:",
-    "what the camera above the road sees is this:",
-)  # fmt: skip
-_CLOSINGS = ("", "", "", "recorded by a camera", "seen from far away", "in the city", "caught on camera")
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is true of one frame."""
-
-    kind: str
-    time: str
-    rain: bool
-    family: str
+States = npt.NDArray[np.int8]
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A text and its claims; None claims nothing."""
+    """A text with the tags it claims: of the picture, and of single things (each a set of them)."""
 
     text: str
-    kinds: frozenset[str]
-    time: str | None = None
-    rain: bool | None = None
-    family: str | None = None
+    claims: tuple[int, ...]
+    things: tuple[tuple[int, ...], ...]
+    loose_for: int | None = None
+    """The picture of a batch that it stands under though it claims nothing, as words on the web do."""
 
-    def fits(self, facts: Facts) -> bool:
-        """Say whether every claim is true of a frame."""
-        return (
-            facts.kind in self.kinds
-            and self.time in (None, facts.time)
-            and self.rain in (None, facts.rain)
-            and self.family in (None, facts.family)
-        )
+    def fits(
+        self, state_BK: States, tags_BTJ: States, shown_BT: npt.NDArray[np.bool_], rng: random.Random
+    ) -> States:
+        """Return for each picture 1, 0 or UNKNOWN."""
+        if self.loose_for is not None:
+            return np.array(
+                [1 if b == self.loose_for else rng.choice((0, *[UNKNOWN] * 3)) for b in range(len(state_BK))],
+                np.int8,
+            )
+        parts = [state_BK[:, claim] for claim in self.claims]
+        for thing in self.things:
+            has_BT = np.logical_and.reduce([(tags_BTJ == number).any(2) for number in thing])
+            sure_B, maybe_B = (has_BT & shown_BT).any(1), has_BT.any(1)
+            parts.append(np.where(sure_B, 1, np.where(maybe_B, UNKNOWN, 0)).astype(np.int8))
+        all_PB = np.stack(parts)
+        return np.where((all_PB == 0).any(0), 0, np.where((all_PB == 1).all(0), 1, UNKNOWN)).astype(np.int8)
 
 
-def write_caption(facts: Facts, rng: random.Random) -> Caption:
-    """Write one of the many captions that fit a frame; about one in four is a bare phrase."""
-    normal = facts.kind in NORMAL_KINDS
-    if normal and rng.random() < 0.5:
-        kinds, phrase = NORMAL_KINDS, rng.choice(NORMAL_PHRASES)
-    else:
-        phrases = PHRASES[facts.kind]
-        kinds, phrase = frozenset((facts.kind,)), rng.choice((phrases[0], *phrases))
-    if facts.kind == "sunset" and kinds is not NORMAL_KINDS:  # the sun is there for whoever passes or hugs
-        return Caption(phrase, NORMAL_KINDS, time="sunset")
-    if rng.random() < 0.3:
-        return Caption(phrase, kinds)
-    time = facts.time if rng.random() < 0.35 else None
-    rain = facts.rain if rng.random() < (0.4 if facts.rain else 0.05) else None
-    family = facts.family if rng.random() < 0.3 else None
-    details = [rng.choice(_TIMES[time])] if time is not None else []
-    details += [rng.choice(_WEATHER[rain])] if rain is not None else []
-    details += [rng.choice(_PLACES[family])] if family is not None else []
-    rng.shuffle(details)
-    words = [rng.choice(_OPENINGS), phrase, *details, rng.choice(_CLOSINGS)]
-    return Caption(" ".join(word for word in words if word), kinds, time, rain, family)
+def write_caption(
+    state_BK: States, tags_BTJ: States, shown_BT: npt.NDArray[np.bool_], rng: random.Random
+) -> Caption:
+    """Write a caption of some picture of a batch."""
+    if rng.random() < LOOSE_SHARE:
+        return _loose(state_BK, rng)
+    b = rng.randrange(len(state_BK))
+    texts: list[str] = []
+    claims: list[int] = []
+    things: list[tuple[int, ...]] = []
+    somebody = [
+        [NAMES[number] for number in tags if number >= 0]
+        for tags, shown in zip(tags_BTJ[b], shown_BT[b], strict=True)
+        if shown
+    ]
+    somebody = [names for names in somebody if any(name in POSES for name in names)]
+    true = [i for i in np.flatnonzero(state_BK[b] == 1) if NAMES[i] not in POSES and NAMES[i] not in CARRIED]
+    for _ in range(rng.choice((1, 2, 2, 3, 4))):
+        if somebody and rng.random() < 0.6:
+            names = somebody.pop(rng.randrange(len(somebody)))
+            posture = next(name for name in names if name in POSES)
+            said = [posture]
+            text = f"a {'child' if 'child' in names else 'person'} {rng.choice(POSES[posture])}"
+            carried = [name for name in names if name in CARRIED]
+            if carried:
+                said += carried
+                text += f" {rng.choice(CARRIED[carried[0]])}"
+            said += ["child"] if "child" in names else []
+            texts.append(text)
+            things.append(tuple(NUMBER[name] for name in said))
+        elif true:
+            number = true.pop(rng.randrange(len(true)))
+            texts.append(rng.choice(TAGS[NAMES[number]]))
+            claims.append(int(number))
+    if not texts:
+        raise AssertionError("every picture has a time of day")
+    text = texts[0] + "".join(rng.choice(_JOINTS) + more for more in texts[1:])
+    return Caption(f"{rng.choice(_OPENINGS)} {text}".strip(), tuple(claims), tuple(things))
+
+
+def _loose(state_BK: States, rng: random.Random) -> Caption:
+    word = rng.choice(CLASSES.prompts)
+    near = np.flatnonzero((state_BK[:, [NUMBER[name] for name in LOOSE[word]]] == 1).any(1))
+    b = int(rng.choice(near)) if len(near) and rng.random() < 0.7 else rng.randrange(len(state_BK))
+    text = word
+    if rng.random() < 0.5:
+        number = rng.choice(np.flatnonzero(state_BK[b] == 1))
+        text += rng.choice(_JOINTS) + rng.choice(TAGS[NAMES[number]])
+    return Caption(f"{rng.choice(_OPENINGS)} {text}".strip(), (), (), loose_for=b)
 
 
 def all_texts() -> tuple[str, ...]:
-    """Return texts that hold every word of any caption, and every class prompt."""
-    groups = (*PHRASES.values(), NORMAL_PHRASES, *_TIMES.values(), *_WEATHER.values(), *_PLACES.values())
-    spoken = {text for group in (*groups, _OPENINGS, _CLOSINGS, CLASSES.prompts) for text in group if text}
-    return tuple(sorted(spoken))
-
-
-assert set(PHRASES) == NORMAL_KINDS | set(ANOMALIES)
+    """Return texts that hold every token of any caption, and every class prompt."""
+    phrases = [phrase for group in (*TAGS.values(), *POSES.values(), *CARRIED.values()) for phrase in group]
+    return (*phrases, *(opening for opening in _OPENINGS if opening), *CLASSES.prompts, "a, b and c")

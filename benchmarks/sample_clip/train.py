@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.sample_clip.descriptions import Caption, all_texts, write_caption
+import vadclip.sample
+from benchmarks.sample_clip.captions import Caption, all_texts, write_caption
 from benchmarks.sample_clip.pictures import SIDE, TOWER, UNKNOWN
 from benchmarks.sample_clip.store import PictureStore
 from benchmarks.sample_clip.tags import NAMES, TAGS
@@ -35,7 +36,7 @@ from vadclip.clip.text import TextTower, end_positions, tokenize
 from vadclip.clip.weights import read_config
 from vadclip.files import atomic_path, write_text_atomic
 
-CONFIG = Path(__file__).parent / "clip.json"
+CONFIG = Path(vadclip.sample.__file__).parent / "clip.json"
 SEED = 20_261
 BATCH, CAPTIONS, WARMUP, PEAK_RATE = 64, 24, 200, 1e-3
 CELLS = 6  # a side, of the third stage of the image tower

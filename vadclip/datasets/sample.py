@@ -1,4 +1,4 @@
-"""The embedded sample: 480 train and 44 test videos of a drawn world, rendered where they are missing."""
+"""The embedded sample: 720 train and 164 test videos of a drawn world, rendered where they are missing."""
 
 import time
 from concurrent.futures import as_completed

@@ -45,19 +45,6 @@ def compose(backdrop: Image.Image, plan: VideoPlan, actors: Sequence[Actor], t: 
     return canvas.image
 
 
-def draw_deed_mask(plan: VideoPlan, index: int) -> Image.Image | None:
-    """Return where a frame's happening shows (white: the picture differs without it), None if it has none."""
-    t = index / plan.fps
-    players = cast(plan)
-    for deed, doers in zip(plan.happenings, players.doers, strict=True):
-        if deed.start <= index < deed.end:
-            others = [actor for i, actor in enumerate(players.actors) if i not in doers]
-            blank = Image.new("RGB", plan.size, (90, 90, 90))
-            whole, without = (compose(blank, plan, actors, t) for actors in (players.actors, others))
-            return ImageChops.difference(whole, without).convert("L").point([0] * 12 + [255] * 244)
-    return None
-
-
 def _grain(plan: VideoPlan) -> Image.Image:
     """Camera noise around grey 128, larger than a frame, of which each frame takes another piece."""
     width, height = plan.size

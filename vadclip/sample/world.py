@@ -29,8 +29,8 @@ ANOMALY_SECONDS = {
     "Vandalism": (3.2, 6.0),
 }
 _ON_THE_ROAD = {"RoadAccident", "parking", "headlights"}
-_PER_ANOMALY = {"train": 40, "test": 4}
-_NORMALS = {"train": 240, "test": 20}
+_PER_ANOMALY = {"train": 60, "test": 14}
+_NORMALS = {"train": 360, "test": 80}
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,10 @@ def make_plan(video_id: str, side: str, label: str, turn: int) -> VideoPlan:
 
 @dataclass(frozen=True)
 class Cast:
-    """A plan's layout, everything that moves in it, and which of that belongs to each of its happenings."""
+    """A plan's layout and everything that moves in it."""
 
     layout: Layout
     actors: tuple[Actor, ...]
-    doers: tuple[range, ...]
 
 
 def cast(plan: VideoPlan) -> Cast:
@@ -135,32 +134,22 @@ def cast(plan: VideoPlan) -> Cast:
     stage = Stage(layout, plan.conditions, random.Random(plan.seed))
     seconds = plan.num_frames / plan.fps
     actors: list[Actor] = []
-    doers, closed = [], []
+    closed = []
     if plan.conditions.time == "sunset":
         actors += sunset(stage, 0.0, seconds)
     for deed in plan.happenings:
         build = ANOMALIES.get(deed.kind) or CONFUSERS[deed.kind]
-        before = len(actors)
         actors += build(stage, deed.start / plan.fps, deed.end / plan.fps)
-        doers.append(range(before, len(actors)))
         if deed.kind in _ON_THE_ROAD:
             closed.append((deed.start / plan.fps - 4.0, deed.end / plan.fps + 4.0))
     actors += parked(stage)
     actors += passers_by(stage, seconds)
     actors += traffic(stage, seconds, closed)
-    return Cast(layout, tuple(actors), tuple(doers))
-
-
-def kind_at(plan: VideoPlan, frame: int) -> str:
-    """Name what happens at a frame: an anomaly's label, a confuser's name, "sunset" or "passing"."""
-    for deed in plan.happenings:
-        if deed.start <= frame < deed.end:
-            return deed.kind
-    return "sunset" if plan.conditions.time == "sunset" else "passing"
+    return Cast(layout, tuple(actors))
 
 
 def development_plans(side: str, per_kind: int) -> Iterator[VideoPlan]:
-    """Plans of the CLIP's own sides: `per_kind` videos of each anomaly, and as many normal ones."""
+    """Plans outside the sample: `per_kind` videos of each anomaly, and as many normal ones."""
     assert side in {"clip", "check"}
     turn = 0
     for number in range(per_kind):

@@ -1,4 +1,4 @@
-"""Draw the README's picture of the classes: `python -m vadclip.sample.contact_sheet [--out FILE]`.
+"""Draw the README's picture of the classes: `python -m benchmarks.contact_sheet [--out FILE]`.
 
 A row per class, six moments from just before the deed to just after it; scenes of the CLIP's training side:
 nobody looks at a test video.
