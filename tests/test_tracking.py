@@ -20,7 +20,7 @@ from vadclip.errors import InputError
 from vadclip.model.folder import save_model
 from vadclip.model.inference import class_texts, video_output
 from vadclip.tracking.lineage import lineage_tags
-from vadclip.tracking.registry import fetch_model
+from vadclip.tracking.registry import fetch_model, view_addresses
 from vadclip.tracking.runs import add_to_run, training_run
 from vadclip.train.history import EpochRecord, StepRecord
 from vadclip.train.loop import train
@@ -322,6 +322,11 @@ def test_the_champion_is_the_best_on_equal_validation_videos(root, tracking, tmp
     _, other = _registered(root, tracking, tmp_path / "e", 0.6, validation="v2")
     assert champion(name) == other
     assert "had other validation videos: it was not compared" in capsys.readouterr().out
+    number = _runs(root, tracking)[0].info.experiment_id
+    assert (
+        f"{tracking.experiment}: http://127.0.0.1:5001/#/experiments/{number}/runs"
+        "?workflowType=machine_learning&viewStateShareKey=vadclip" in view_addresses(5001)
+    )
     runs = {run.data.tags["vadclip.model_version"]: run for run in _runs(root, tracking)}
     [split] = runs[f"{name}/{first}"].inputs.dataset_inputs
     assert (split.dataset.digest, {tag.key: tag.value for tag in split.tags}["videos"]) == ("v1", "7")

@@ -1,6 +1,7 @@
 """MLflow's store for those who use a model: a model, a run's scores, and whether the store answers."""
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mlflow.models import Model
 
 from vadclip.errors import InputError
 from vadclip.tracking.mirroring import first_line, within
-from vadclip.tracking.runs import PROBE_SECONDS, shown_store, store_uri
+from vadclip.tracking.runs import PROBE_SECONDS, VIEW, shown_store, store_uri
 
 SCHEME = "models:/"
 
@@ -86,3 +87,19 @@ def _run_of(client: mlflow.MlflowClient, address: str) -> str:
         versions = client.search_model_versions(f"name = '{model}'")
         return str(max(versions, key=lambda found: int(found.version)).run_id)
     return str(client.get_model_version(model, version).run_id)
+
+
+def view_addresses(port: int, uri: str | None = None) -> list[str]:
+    """Return where a UI at `port` shows the runs of each experiment by figures and what differs."""
+    experiments = mlflow.MlflowClient(store_uri(uri)).search_experiments()
+    return [
+        f"{each.name}: http://127.0.0.1:{port}/#/experiments/{each.experiment_id}/runs"
+        f"?workflowType=machine_learning&viewStateShareKey={VIEW}"
+        for each in experiments
+        if f"mlflow.sharedViewState.{VIEW}" in each.tags
+    ]
+
+
+if __name__ == "__main__":
+    for line in view_addresses(int(sys.argv[1])):
+        print(line, flush=True)
