@@ -9,6 +9,7 @@ from vadclip.evaluate.report import write_metrics, write_plots, write_report
 from vadclip.manifest import dataset_root, read_manifest
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
+from vadclip.tracking.lineage import lineage_tags
 from vadclip.tracking.naming import describe_run, named_tracking
 
 MANIFEST, SCORES = Path("manifest.parquet"), Path("scores.parquet")
@@ -36,7 +37,14 @@ def main() -> None:
         root=dataset_root(params.dataset),
         decoder=params.execution.decoder,
     )
-    write_report(evaluation, written, PLOTS, REPORT)
+    write_report(
+        evaluation,
+        written,
+        PLOTS,
+        REPORT,
+        params=flatten(params.model_dump(exclude={"execution", "tracking"})),
+        commit=lineage_tags().get("git_commit"),
+    )
     shown = [name for name in ("auc", "zero_shot_auc", "ap", "map_avg") if name in evaluation.metrics]
     if shown:
         print("evaluate: " + ", ".join(f"{name} {evaluation.metrics[name]:.4g}" for name in shown))

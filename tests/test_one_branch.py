@@ -106,7 +106,7 @@ def test_figures_of_the_other_branch_are_left_out_and_named(branch, tmp_path):
     assert f'"{branch}"' in (plots / "roc.json").read_text()
     assert f'"{other}"' not in (plots / "roc.json").read_text()
     assert len(written.timelines) == 2
-    write_report(evaluation, written, plots, tmp_path / "report.html")
+    write_report(evaluation, written, plots, tmp_path / "report.html", params={})
     report = (tmp_path / "report.html").read_text()
     assert f"the model has no {other} branch" in report
     assert ("Class of each video" in report) == (branch == "alignment")

@@ -50,7 +50,8 @@ def _write(folder, evaluation, manifest, timelines=2, root="videos"):
     written = write_plots(
         evaluation, manifest, folder / "plots", _params(timelines), root=str(root), decoder="pyav"
     )
-    write_report(evaluation, written, folder / "plots", folder / "report.html")
+    settings = {"params": {"train.seed": 234, "dataset.root": None}, "commit": "0123456789abcdef"}
+    write_report(evaluation, written, folder / "plots", folder / "report.html", **settings)
     return written, (folder / "report.html").read_text()
 
 
@@ -158,13 +159,26 @@ def test_the_report_holds_everything_in_one_file(tmp_path):
     written, html = _write(tmp_path, evaluation, manifest, timelines=5)  # dollar signs and tags in the names
     assert html.count("data:image/png;base64,") == 3 + len(written.timelines)
     assert not re.search(r"(src|href)=\"(?!data:)", html)
-    assert f"{evaluation.metrics['auc']:.4f}" in html
+    # One unit: percent.
+    assert f">{100 * evaluation.metrics['ano_auc']:.2f} [" in html
     low, high = evaluation.intervals["map_avg"]
-    assert f"{low:.2f} – {high:.2f}" in html
+    assert f"{evaluation.metrics['map_avg']:.2f} [{low:.2f}, {high:.2f}]" in html
+    # The first table has the CLIP alone beside what was trained; the helper's CLIP knows nothing.
+    gain = 100 * (evaluation.metrics["auc"] - 0.5)
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", html[: html.index("</table>")])
+    assert cells[0] == "auc"
+    assert cells[2].startswith("50.00 [")
+    assert cells[3].startswith(f"{gain:+.2f} [")
+    # The table of videos: f_good is Fire, a quarter of it, highest score .9, found first within it.
+    row = html[html.index('<td class="id">f_good</td>') :].split("</tr>")[0]
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", row)
+    assert cells == ["f_good", "Fire", evaluation.predicted_class_V[1], "25.0", "0.900", "100.0", "1", ""]
+    assert '<td>train.seed</td><td class="id">234</td>' in html
+    assert "at commit 0123456789abcdef" in html
     for name in evaluation.all_figures.keys() - {
         "videos_excluded", "untimed_videos", "test_selected", "lost_frames"
     }:  # fmt: skip
-        assert f"<td>{name}</td>" in html, name
+        assert f"<td>{name}</td>" in html or name.startswith(("zero_shot", "gain")), name
     assert "Test-selected" not in html
     assert "Undefined" not in html
     assert "n2 &amp; &lt;b&gt;" in html
@@ -179,18 +193,23 @@ def test_the_report_says_what_a_reader_must_know(tmp_path):
     ]
     manifest = make_manifest(videos)
     scores = make_scores(
-        {"a": [0.9, 0.8], "n": [0.1, 0.2]}, test_selected=True, excluded={"tiny": "too <short>"}
+        {"a": [0.9, 0.8], "n": [0.1, 0.2]},
+        test_selected=True,
+        excluded={"tiny": "too <short>"},
+        lost_frames={"n": 7, "of_val": 3},
     )
     evaluation = evaluate(scores, manifest, resamples=0, seed=0)
     _, html = _write(tmp_path, evaluation, manifest)
     assert "Test-selected." in html
     assert "they compare with the paper's, and say nothing about new videos" in html
-    assert "<td>auc_Theft</td><td>no positive frame in the test videos</td>" in html
-    assert "<td>ano_auc</td><td>no negative frame in the test videos</td>" in html
+    assert '<td>auc_Theft</td><td class="text">no positive frame in the test videos</td>' in html
+    assert '<td>ano_auc</td><td class="text">no negative frame in the test videos</td>' in html
     assert "Test videos without scores (1)" in html
-    assert "<td>tiny</td><td>too &lt;short&gt;</td>" in html
+    assert '<td>tiny</td><td class="text">too &lt;short&gt;</td>' in html
     assert "Untimed test videos (1)" in html
-    assert "bootstrap over" not in html, "no intervals were asked for"
+    assert "Lost frames (7 in 1 test videos)" in html
+    assert "n (7)" in html
+    assert "from a bootstrap" not in html, "no intervals were asked for"
 
 
 def test_undefined_curves_leave_empty_tables_and_a_picture_that_says_why(tmp_path):

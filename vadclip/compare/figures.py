@@ -19,9 +19,8 @@ import numpy.typing as npt
 from vadclip.errors import InputError
 from vadclip.evaluate.bootstrap import Floats, Ints, Statistic, ap_statistic, auc_statistic
 from vadclip.evaluate.detection import ClassMatches, Truth, corrected_map, match
-from vadclip.evaluate.metrics import TestSet, detection_truth
-from vadclip.frame_figures import frames_in_snippets
-from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
+from vadclip.evaluate.metrics import TestSet, class_frames, detection_truth
+from vadclip.manifest import Manifest, Video
 
 DRAWS = 1000
 MAIN = ("auc", "ap", "ano_auc", "map_avg")
@@ -207,17 +206,6 @@ def _frames(test_set: TestSet, manifest: Manifest) -> dict[str, tuple[Ints, Ints
     return {name: kinds for name, kinds in frames.items() if all(kind_N.any() for kind_N in kinds)}
 
 
-def class_frames(test_set: TestSet, manifest: Manifest, label: str) -> tuple[Ints, Ints]:
-    """Frames of a class per snippet, and the other frames of its videos and of all normal ones."""
-    own, shown = [], []
-    for video, rows in zip(test_set.videos, test_set.scores.rows_V.tolist(), strict=True):
-        spans = [(s.start_frame, s.end_frame) for s in video.segments if s.label == label]
-        own.append(frames_in_snippets(spans, rows))
-        shown.append(bool(spans) or label in video.labels or video.labels == (manifest.classes.normal,))
-    own_N = np.concatenate(own)
-    return own_N, (SNIPPET_FRAMES - own_N) * np.array(shown)[test_set.scores.video_N]
-
-
 def _statistics(
     runs: Sequence[TestSet], manifest: Manifest, frames: Mapping[str, tuple[Ints, Ints]]
 ) -> dict[str, Statistic]:
@@ -363,7 +351,7 @@ def _what_it_takes(found: Difference, videos: int) -> str:
     if found.videos_needed is None:
         return "No number of videos in sight would tell a difference this small."
     if found.videos_needed <= videos:
-        return "The videos would do, were it not for the spread over seeds or the doubt that is left in p."
+        return "It takes more videos or more seeds to tell."
     return f"It would take about {_rounded(found.videos_needed):,} videos to tell a difference of this size."
 
 

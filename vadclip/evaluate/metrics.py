@@ -256,7 +256,7 @@ def _no_branch(branch: str) -> str:
 
 
 def _add_frame_figures(figures: _Figures, test_set: TestSet, manifest: Manifest) -> None:
-    scores, videos = test_set.scores, test_set.videos
+    scores = test_set.scores
     positive_N, negative_N = test_set.positive_N, test_set.negative_N
 
     def add(name: str, score_N: npt.NDArray[np.float32] | None, positive_N: Ints, negative_N: Ints) -> None:
@@ -282,23 +282,18 @@ def _add_frame_figures(figures: _Figures, test_set: TestSet, manifest: Manifest)
         add(f"{prefix}ap", score_N, positive_N, negative_N)
     add("ano_auc", scores.anomaly_score_N, positive_N, negative_N * anomalous_V[scores.video_N])
     for label in manifest.classes.labels[1:]:
-        own = [
-            frames_in_snippets(
-                [(s.start_frame, s.end_frame) for s in video.segments if s.label == label], rows
-            )
-            for video, rows in zip(videos, scores.rows_V.tolist(), strict=True)
-        ]
-        shown_V = np.array(
-            [
-                video.labels == (manifest.classes.normal,)
-                or label in video.labels
-                or any(s.label == label for s in video.segments)
-                for video in videos
-            ]
-        )
-        own_N = np.concatenate(own)
-        other_N = (SNIPPET_FRAMES - own_N) * shown_V[scores.video_N]
-        add(f"auc_{label}", scores.anomaly_score_N, own_N, other_N)
+        add(f"auc_{label}", scores.anomaly_score_N, *class_frames(test_set, manifest, label))
+
+
+def class_frames(test_set: TestSet, manifest: Manifest, label: str) -> tuple[Ints, Ints]:
+    """Frames of a class per snippet, and the other frames of its videos and of all normal ones."""
+    own, shown = [], []
+    for video, rows in zip(test_set.videos, test_set.scores.rows_V.tolist(), strict=True):
+        spans = [(s.start_frame, s.end_frame) for s in video.segments if s.label == label]
+        own.append(frames_in_snippets(spans, rows))
+        shown.append(bool(spans) or label in video.labels or video.labels == (manifest.classes.normal,))
+    own_N = np.concatenate(own)
+    return own_N, (SNIPPET_FRAMES - own_N) * np.array(shown)[test_set.scores.video_N]
 
 
 def _add_detection(figures: _Figures, test_set: TestSet, manifest: Manifest) -> None:
