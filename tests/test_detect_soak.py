@@ -37,8 +37,13 @@ from vadclip.tracking.runs import SERVED_PARAMS
 from vadclip.tracking.served import requirements, write_served
 
 pytestmark = pytest.mark.soak
-LEFT_OUT, TRAIN_VIDEOS = "Explosion", 200
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT), "MLFLOW_DISABLE_TELEMETRY": "true"}
+LEFT_OUT, EVERY, EVERY_TEST = "Explosion", 4, 1
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(PROJECT),
+    "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",  # where MLflow finds its server
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 def _vadclip(folder, *arguments, **options):
@@ -53,8 +58,8 @@ def project(tmp_path_factory):
     """The pipeline's files over a part of the sample, trained without one class."""
     folder = tmp_path_factory.mktemp("project")
     plans = sample_plans()
-    known = [plan for plan in plans if plan.split == "train" and plan.label != LEFT_OUT][::2][:TRAIN_VIDEOS]
-    plans = (*known, *(plan for plan in plans if plan.split == "test"))
+    known = [plan for plan in plans if plan.split == "train" and plan.label != LEFT_OUT][::EVERY]
+    plans = (*known, *[plan for plan in plans if plan.split == "test"][::EVERY_TEST])
     ensure_rendered(folder / "train", tuple(plan for plan in plans if plan.split == "train"))
     ensure_rendered(folder / "test", tuple(plan for plan in plans if plan.split == "test"))
     with (folder / "videos.csv").open("w", newline="") as opened:
@@ -124,7 +129,7 @@ def test_rows_scores_and_events_are_the_pipelines(project, found):
     threshold = threshold_from_peaks(info.normal_peaks, selection=info.selection).value
     told = {video["video"]: video for video in json.loads((found / "events.json").read_text())["videos"]}
     videos = pipeline.videos("test")
-    assert len(videos) == len(told) == 44
+    assert len(videos) == len(told) > 0
     for video in videos:
         name = video.video_id  # both are named by folder and file
         parts = b"".join(rows[name][start] for start in sorted(rows[name]))
@@ -248,6 +253,7 @@ def test_mlflow_serves_videos_and_features(tmp_path):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/ping", timeout=5),
             ):
                 break
+            assert server.poll() is None
             assert time.monotonic() < deadline
             time.sleep(0.5)
         status, (found,) = ask([str(videos / "v0.mp4")], input="videos", threshold=0.2)
@@ -266,5 +272,6 @@ def test_mlflow_serves_videos_and_features(tmp_path):
         assert status == 400
         assert "expected [videos, snippets, 64]" in text
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
