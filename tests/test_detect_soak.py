@@ -25,12 +25,14 @@ from sklearn.metrics import roc_auc_score
 
 from vadclip.config import ClipParams
 from vadclip.datasets.sample import ensure_rendered
+from vadclip.detect.model import load
 from vadclip.events import find_events, threshold_from_peaks
 from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import Shard
 from vadclip.frame_figures import frames_in_snippets
 from vadclip.manifest import read_manifest
 from vadclip.model.folder import read_model_info
+from vadclip.model.inference import class_texts
 from vadclip.sample.world import CLASSES, sample_plans
 from vadclip.score.table import read_scores
 from vadclip.tracking.runs import SERVED_PARAMS
@@ -80,7 +82,7 @@ def project(tmp_path_factory):
         "quick_gelu": None,
         "precision": "fp32",
     }
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     for stage in ("ingest", "extract", "train", "score"):
         ran = subprocess.run(
             [sys.executable, "-m", f"flows.{stage}"],
@@ -216,7 +218,8 @@ def test_mlflow_serves_videos_and_features(tmp_path):
     model = make_model(tmp_path)
     names = {"model": str(tmp_path / "clip.json"), "pretrained": str(tmp_path / "clip.safetensors")}
     clip = ClipParams(**names, quick_gelu=True, precision="fp32")
-    data, code = write_served(tmp_path / "parts", model, None, clip)
+    text_KD = class_texts(load(model, clip=None, device="cpu").model, "fp32")
+    data, code = write_served(tmp_path / "parts", model, text_KD, clip)
     mlflow.pyfunc.save_model(
         tmp_path / "logged", loader_module="vadclip.tracking.served", data_path=str(data),
         code_paths=[str(code)],
