@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flows import run_stage
 from vadclip.checkout import CACHE, shared_cache
-from vadclip.clip.identity import identify_clip
+from vadclip.clip.identity import clip_width, identify_clip
 from vadclip.config import load_params
 from vadclip.extract.fill import fill_store
 from vadclip.extract.ledger import scratch_faults
@@ -23,11 +23,11 @@ def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
     manifest = ManifestFile(MANIFEST)
-    clip = identify_clip(params.clip, shared_cache())
     if manifest.source == "videos":
+        clip = identify_clip(params.clip, shared_cache())
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
-        provenance = Provenance.imported(clip.embed_dim)
+        provenance = Provenance.imported(clip_width(params.clip))
     with scratch_faults(), lock(FEATURES):
         filled = fill_store(
             FeatureStore(FEATURES, CACHE, provenance, tell=print),

@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from feature_helpers import index_rows
 
+from vadclip.clip.identity import clip_width
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
 from vadclip.extract.fill import fill_store
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Slice, Unit
+from vadclip.features.npy_files import read_feature_header
 from vadclip.features.provenance import Provenance
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import Manifest, Video
@@ -63,6 +65,21 @@ def test_rows_keep_their_bits_and_slices_their_place(tmp_path):
     assert sum(beats) == report.counts["rows_imported"] == 8
     report, _ = _run(tmp_path, _slice(tmp_path, "whole", 9))
     assert np.array_equal(report.arrays[0], whole.astype(np.float16))
+
+
+def test_rows_of_other_types_and_byte_orders_are_the_same_rows(tmp_path):
+    rows = _rows(7)
+    for name, array in {"f8": rows.astype("<f8"), "big": rows.astype(">f4"), "boxed": rows[None]}.items():
+        np.save(tmp_path / f"{name}__0.npy", array)
+        assert read_feature_header(tmp_path / f"{name}__0.npy").rows == 7
+        report, _ = _run(tmp_path, _slice(tmp_path, name, 7))
+        assert not report.failures
+        np.testing.assert_array_equal(report.arrays[0], rows)
+
+
+def test_the_width_needs_no_weights():
+    params = ClipParams(model="ViT-B-16-quickgelu", pretrained="openai", quick_gelu=None, precision="fp32")
+    assert clip_width(params) == 512
 
 
 def test_what_is_wrong_with_a_video_is_its_failure_and_no_others(tmp_path):

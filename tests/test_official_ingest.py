@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vadclip.config import DatasetParams, IngestParams
+from vadclip.errors import InputError
 from vadclip.ingest.rows import describe, ingest
 from vadclip.manifest import Segment
 
@@ -44,7 +45,7 @@ def test_official_features_need_no_video(tmp_path):
     _crop(root, "Arrest002_x264", 0, 5)
     _crop(root, "Arrest002_x264", 1, 6)
     np.save(root / "Arrest003_x264__0.npy", np.array([{"a": 1}], object), allow_pickle=True)
-    np.save(root / "Arrest004_x264__0.npy", np.zeros((4, 4)))
+    np.save(root / "Arrest004_x264__0.npy", np.zeros((4, 4), int))
     cut = _crop(root, "Arrest005_x264", 0, 5)
     cut.write_bytes(cut.read_bytes()[:-1])
     (root / "Arrest006_x264__0.npy").write_text("no array")
@@ -67,18 +68,28 @@ def test_official_features_need_no_video(tmp_path):
     assert errors == {
         "Arrest002": "its crops differ in shape: 5x4 and 6x4",
         "Arrest003": "crop 0: it holds Python objects, which are never loaded",
-        "Arrest004": "crop 0: it holds float64 of shape [4, 4], and features are float16 or float32 "
-        "[rows, width]",
+        "Arrest004": errors["Arrest004"],
         "Arrest005": "crop 0: it has 167 bytes and its header promises 168",
         "Arrest006": errors["Arrest006"],
         "Arrest007": "there is no crop file (<name>__<crop>.npy) of it",
     }
+    assert errors["Arrest004"].startswith("crop 0: it holds int64 of shape [4, 4], and features are floats")
     assert errors["Arrest006"].startswith("crop 0: it is no .npy file (")
     _crop(root / "Abuse", "Abuse001_x264", 9, 7, dtype=np.float32)
     again = ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest.videos
     assert [old.video_id for old, new in zip(manifest.videos, again, strict=True) if old != new] == [
         "Abuse001_x264"
     ]
+
+
+def test_a_release_of_another_kind_is_refused_once(tmp_path):
+    (tmp_path / "root").mkdir()
+    names = [f"Arrest00{number}_x264" for number in range(1, 4)]
+    for rows, name in enumerate(names, 3):
+        np.save(tmp_path / "root" / f"{name}__0.npy", np.zeros((rows, 10, 4), np.float32))
+    params = _ucf(tmp_path, [f"Arrest/{name}" for name in names[1:]], [f"Arrest/{names[0]}"])
+    with pytest.raises(InputError, match=r"all 3 feature files have the same fault, .*_x264__0\.npy for"):
+        ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet")
 
 
 @pytest.mark.parametrize(

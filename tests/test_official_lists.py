@@ -219,7 +219,7 @@ def test_linked_folders_are_followed_once(places):
 UCF_TRUTH, UCF_TRAIN = "Temporal_Anomaly_Annotation.txt", "ucf_CLIP_rgb.csv"
 XD_TRUTH, XD_CLASSES = "annotations.txt", "annotations_multiclasses.txt"
 BROKEN_LISTS = [
-    (UCF_TRUTH, "Arson011_x264", "Arson012_x264", r"Arson012_x264.mp4 is no test video"),
+    (UCF_TRUTH, "Arson011_x264", "Arson012_x264", r"Arson011_x264 has no line"),
     (UCF_TRUTH, "Normal_Videos_003_x264", "Arson011_x264", r"Arson011_x264.mp4 is annotated twice"),
     (
         UCF_TRUTH,
@@ -236,7 +236,7 @@ BROKEN_LISTS = [
     (UCF_TRAIN, "Normal_Videos001", "Normal_Videos_003", r"listed twice: train, .*test, "),
     (UCF_TRAIN, ",Normal", ",Calm", r"unknown label 'Calm'; the classes are Normal, Abuse"),
     ("xd_CLIP_rgb.csv", ",B1-B2-0", ",B1-0-0", r"is listed with label B1-0-0; the name must end in"),
-    (XD_TRUTH, "v=@7", "v=@8", r"v=@8__#1_label_B6-0-0.mp4 is no test video"),
+    (XD_TRUTH, "v=@7", "v=@8", r"must have one line for each anomalous .*: v=@7__#1_label_B6-0-0$"),
     (XD_TRUTH, "40 90", "40", r"line 1 .*expected a name and pairs of frame numbers"),
     (XD_TRUTH, "40 90", "40 x", r"line 1 .*invalid literal"),
     (XD_CLASSES, "G 40", "B3 40", r"line 1 .*B3 is none of B1, B2"),
@@ -291,3 +291,18 @@ def test_classes_may_be_reworded_but_not_changed(places):
         InputError, match=r"it must have A first and then, in any order, B1, B2, B4, B5, B6, G"
     ):
         load_dataset(params.model_copy(update={"classes": {"A": "normal", "B1": "fighting"}}))
+
+
+def test_lists_cut_to_some_videos_and_written_by_a_spreadsheet(places):
+    annotations, root = places
+    _write(annotations, UCF_LISTS | XD_LISTS)
+    truth = annotations / UCF_TRUTH
+    truth.write_text(truth.read_text() + "Abuse028_x264.mp4  Abuse  165  240  -1  -1\n")
+    (annotations / UCF_TRAIN).write_text("\ufeff" + (annotations / UCF_TRAIN).read_text())
+    _touch(root / "Arson011_x264__5.npy")
+    raw = load_dataset(_official("ucf_crime", root, annotations))
+    assert len(raw.videos) == 4
+    assert raw.notes == (f"{UCF_TRUTH}: 1 lines of no test video, such as Abuse028_x264.mp4, are not used",)
+    (root / "Arson011_x264__5.npy").rename(root / "Arson011_x264.npz")
+    with pytest.raises(InputError, match=r"of one file a video, an \.npz or an array \[rows, 10, width\], "):
+        load_dataset(_official("ucf_crime", root, annotations))

@@ -40,6 +40,13 @@ def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
         return identity
 
 
+def clip_width(params: ClipParams) -> int:
+    """Return the joint dimension of the CLIP that `params` name: its config says it, without any weights."""
+    from vadclip.clip.weights import read_config
+
+    return int(read_config(params.config_name)["embed_dim"])
+
+
 def _key(params: ClipParams) -> str:
     named = [params.config_name, params.weights_name]
     facts = {

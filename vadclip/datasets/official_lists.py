@@ -21,6 +21,10 @@ from vadclip.manifest import dataset_root
 from vadclip.remote import is_remote, open_filesystem, plain_faults
 
 VIDEO_ENDING = re.compile(r"\.mp4$")
+_LAYOUT = (
+    "; of one file a video, an .npz or an array [rows, 10, width], make one file a crop: "
+    "np.save(f'{name}__{crop}.npy', array[:, crop])"
+)
 CROP_ENDING = re.compile(r"__[0-9]\.npy$")
 
 Parsed = TypeVar("Parsed")
@@ -45,7 +49,7 @@ def parse_file(params: DatasetParams, name: str, parse: Callable[[str], Parsed])
     assert params.annotations is not None  # DatasetParams makes sure
     path = given_path(params.annotations) / name
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(
             f"{path}: no such file; dataset.annotations must be the folder of the authors' label files"
@@ -108,23 +112,29 @@ def unique(videos: Iterable[Listed]) -> dict[str, Listed]:
 
 def by_test_name(
     file_name: str, rows: Iterable[tuple[str, Parsed]], tests: Collection[str]
-) -> dict[str, Parsed]:
-    """Map test videos to their annotation; a key may end in `.mp4`.
+) -> tuple[dict[str, Parsed], tuple[str, ...]]:
+    """Map test videos to their annotation; a key may end in `.mp4`. Return notes as well.
 
-    Raises InputError naming each key that is no test video or is annotated twice.
+    Lines of other videos are counted in a note: people cut the lists to a few classes. Raises InputError
+    naming each video that is annotated twice.
     """
     truth: dict[str, Parsed] = {}
-    problems = []
+    problems, others = [], []
     for key, annotation in rows:
         name = key.removesuffix(".mp4")
         if name not in tests:
-            problems.append(f"{key} is no test video")
+            others.append(key)
         elif name in truth:
             problems.append(f"{key} is annotated twice")
-        truth[name] = annotation
+        else:
+            truth[name] = annotation
     if problems:
         raise InputError(f"{file_name}: {'; '.join(problems)}")
-    return truth
+    if others:
+        return truth, (
+            f"{file_name}: {len(others)} lines of no test video, such as {others[0]}, are not used",
+        )
+    return truth, ()
 
 
 def parse_span(start: str, end: str) -> tuple[int, int]:
@@ -174,8 +184,10 @@ def locate_listed(params: DatasetParams, wanted: Iterable[tuple[Listed, str]]) -
             f"dataset.root {root}: {'; '.join(problems)}; remove one of each, or narrow the root"
         )
     if missing == len(uris):
-        what = "videos (<name>.mp4)" if extension else "features (<name>__<crop>.npy)"
-        raise InputError(f"dataset.root {root}: none of the {missing:,} listed {what} is beneath it")
+        what, advice = (
+            ("videos (<name>.mp4)", "") if extension else ("features (<name>__<crop>.npy)", _LAYOUT)
+        )
+        raise InputError(f"dataset.root {root}: none of the {missing:,} listed {what} is beneath it{advice}")
     return uris
 
 

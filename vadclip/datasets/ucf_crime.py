@@ -38,7 +38,7 @@ def load(params: DatasetParams) -> RawDataset:
     for video in videos.values():
         classes.index(video.label)
     tests = {name: video for name, video in videos.items() if video.split == "test"}
-    truth = by_test_name(TRUTH_FILE, parse_file(params, TRUTH_FILE, _parse_truth), tests)
+    truth, notes = by_test_name(TRUTH_FILE, parse_file(params, TRUTH_FILE, _parse_truth), tests)
     _check_truth(tests, truth)
     # A video that is missing is named as the lists have it: <class folder>/<name>.
     uris = locate_listed(params, [(video, "/".join(video.path.split("/")[-2:])) for video in videos.values()])
@@ -57,6 +57,7 @@ def load(params: DatasetParams) -> RawDataset:
             )
             for (name, video), uri in zip(videos.items(), uris, strict=True)
         ),
+        notes=notes,
         may_overrun=True,  # five annotations end one or two frames behind the video
     )
 

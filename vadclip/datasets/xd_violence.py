@@ -33,8 +33,8 @@ def load(params: DatasetParams) -> RawDataset:
     videos = unique(listings)
     labels = {name: _labels(video) for name, video in videos.items()}
     tests = {name for name, video in videos.items() if video.split == "test"}
-    spans = by_test_name(FRAME_TRUTH_FILE, parse_file(params, FRAME_TRUTH_FILE, _parse_spans), tests)
-    segments = by_test_name(
+    spans, notes = by_test_name(FRAME_TRUTH_FILE, parse_file(params, FRAME_TRUTH_FILE, _parse_spans), tests)
+    segments, more_notes = by_test_name(
         SEGMENT_TRUTH_FILE, parse_file(params, SEGMENT_TRUTH_FILE, _parse_segments), tests
     )
     anomalous = {name for name in tests if labels[name] != (XD_VIOLENCE.normal,)}
@@ -61,6 +61,7 @@ def load(params: DatasetParams) -> RawDataset:
             )
             for (name, video), uri in zip(videos.items(), uris, strict=True)
         ),
+        notes=(*notes, *more_notes),
         may_overrun=True,
     )
 

@@ -19,7 +19,7 @@ from vadclip.errors import InputError, VideoError
 from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
-from vadclip.features.npy_files import crop_path
+from vadclip.features.npy_files import crop_path, plain_shape
 from vadclip.features.provenance import Provenance
 from vadclip.pool.work import Beat
 from vadclip.remote import is_remote, open_filesystem, plain_faults
@@ -71,7 +71,8 @@ class ImportWorker:
     def _rows(self, part: Slice, crop: int) -> NDArray[np.float16]:
         """Return float16 rows_RD of a slice's crop."""
         path = crop_path(part.location, crop)
-        features_RD = _load(path)
+        loaded = _load(path)
+        features_RD = loaded.reshape(plain_shape(loaded.shape))
         if features_RD.shape[1:] != (self._provenance.embed_dim,):
             raise VideoError(
                 f"crop {crop} has rows of {features_RD.shape[-1]} numbers, and the CLIP that params.yaml "

@@ -1,8 +1,9 @@
-"""The authors' released features: `<name>__<crop>.npy`, float16 or float32 [rows, D], one file a crop of ten.
+"""The authors' released features: `<name>__<crop>.npy`, floats [rows, D], one file a crop of ten.
 
 Only headers are read here, and nothing is ever unpickled.
 """
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ class FeatureHeader:
     rows: int
     width: int
     dtype: str
-    """float16 or float32."""
+    """float16, float32 or float64, in either byte order."""
 
 
 def crop_path(prefix: str, crop: int) -> str:
@@ -32,8 +33,8 @@ def crop_path(prefix: str, crop: int) -> str:
 def read_feature_header(path: str | Path) -> FeatureHeader:
     """Read the header of an .npy file.
 
-    Raises VideoError with a short reason, without the file's name, if it holds no float16 or float32 array
-    [rows, D] or is cut off; OSError if it cannot be read.
+    Raises VideoError with a short reason, without the file's name, if it holds no array of floats [rows, D]
+    or [1, rows, D] or is cut off; OSError if it cannot be read.
     """
     with open(path, "rb") as file:
         try:
@@ -49,12 +50,19 @@ def read_feature_header(path: str | Path) -> FeatureHeader:
             raise VideoError(f"it is no .npy file ({str(error).splitlines()[0]})") from None
         if dtype.hasobject:
             raise VideoError("it holds Python objects, which are never loaded")
-        if dtype not in (np.float16, np.float32) or len(shape) != 2:
+        if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8) or len(plain_shape(shape)) != 2:
             raise VideoError(
-                f"it holds {dtype} of shape {list(shape)}, and features are float16 or float32 [rows, width]"
+                f"it holds {dtype} of shape {list(shape)}, and features are floats [rows, width], one file a "
+                "crop: np.save(f'{name}__{crop}.npy', array[:, crop]) makes one of [rows, 10, width]"
             )
-        expected = file.tell() + shape[0] * shape[1] * dtype.itemsize
+        expected = file.tell() + math.prod(shape) * dtype.itemsize
         length = os.fstat(file.fileno()).st_size
     if length != expected:
         raise VideoError(f"it has {length:,} bytes and its header promises {expected:,}")
-    return FeatureHeader(rows=shape[0], width=shape[1], dtype=dtype.name)
+    rows, width = plain_shape(shape)
+    return FeatureHeader(rows=rows, width=width, dtype=dtype.name)
+
+
+def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape without a leading axis of one, as some save [1, rows, width]."""
+    return shape[1:] if len(shape) == 3 and shape[0] == 1 else shape

@@ -4,7 +4,8 @@ A bad table stops ingest and names every bad row; a bad file is a row that says 
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -147,7 +148,20 @@ def probe_videos(
         return [found[path] for path in paths]
     crops = [{crop: crop_path(path, crop) for crop in CROPS} for path in paths]
     found = probe_files((path for files in crops for path in files.values()), cache, execution=execution)
+    _check_kind(found, root)
     return [_of_crops({crop: found[path] for crop, path in files.items()}) for files in crops]
+
+
+def _check_kind(found: Mapping[str, Probe], root: str) -> None:
+    """Raise InputError where all feature files have one fault: then the release is of another kind."""
+    there = {path: probe.error for path, probe in found.items() if probe.error != MISSING}
+    kinds = {error and re.sub(r"\d+", "", error) for error in there.values()}
+    if len(kinds) == 1 and None not in kinds:
+        path, error = next(iter(there.items()))
+        raise InputError(
+            f"dataset.root {root}: all {len(there):,} feature files have the same fault, {shown(path)} for "
+            f"one: {error}"
+        )
 
 
 def _of_crops(crops: dict[int, Probe]) -> Probe:
