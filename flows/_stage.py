@@ -1,5 +1,6 @@
 """How a stage ends: exit status and message for success, the user's mistake and an interrupt."""
 
+import io
 import os
 import signal
 import sys
@@ -22,6 +23,8 @@ def run_stage(main: Callable[[], None]) -> None:
     DVC that was killed: while it lives, no other starts in this folder.
     """
     signal.signal(signal.SIGTERM, _interrupt)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the locale cannot write is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with held_alone(LOCK, f"stage {Path(sys.argv[0]).stem}"):
             main()

@@ -82,6 +82,7 @@ def test_a_run_fills_the_store_and_readers_find_every_row(tmp_path: Path) -> Non
     ]  # fmt: skip
     assert filled.metrics() == {
         "videos_ok": 4, "videos_failed": 1, "videos_too_short": 1, "rows": 90 * 5 + 2 * 5 + 2 + 30,
+        "lost_frames": 0,
         "run_images": 492, "run_units": 11, "run_seconds_encode": 5.5,
         "run_seconds_write": pytest.approx(0, abs=5),
         "run_seconds_total": pytest.approx(0, abs=5),
@@ -589,7 +590,7 @@ def test_fingerprints_tell_what_features_were_made_from(tmp_path: Path) -> None:
     for change in ({"rows": 1}, {"content_hash": "x"}, {"crops": (0,)}, {"video_id": "x"}):
         changed = [replace(row, **change) if row.video_id == "long" else row for row in rows]
         assert feature_fingerprint(changed, PROVENANCE) != same, change
-    assert feature_fingerprint(rows, replace(PROVENANCE, recipe_version=2)) != same
+    assert feature_fingerprint(rows, replace(PROVENANCE, recipe_version=3)) != same
     assert len({replace(PROVENANCE, **{name: "other"}).fingerprint for name in PROVENANCE.__dict__}) == 10
 
 

@@ -27,6 +27,7 @@ from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.pool.work import Beat
 from vadclip.progress import track
 from vadclip.remote import download, is_remote
+from vadclip.video.container import UNWRITABLE_NAME
 from vadclip.video.reader import probe
 
 MISSING = "there is no such file"
@@ -183,6 +184,8 @@ def _identify(path: str, remote: Mapping[str, Identity | OSError]) -> Identity |
         return Probe(error="it is a folder or a device, not a file")
     except OSError as error:
         return Probe(error=f"it cannot be read ({error.strerror or type(error).__name__})")
+    except UnicodeEncodeError:
+        return Probe(error=UNWRITABLE_NAME)
     if identity.size == 0:
         return Probe(error="the file is empty", content_hash=hashlib.sha256().hexdigest())
     return identity

@@ -21,6 +21,10 @@ _FORMATS = (
     "wtv,gif,dhav,ifv,mpjpeg,mxg,nuv"
 )
 
+UNWRITABLE_NAME = (
+    "its name has characters that this machine's locale cannot write: rename it, or set LC_ALL to C.UTF-8"
+)
+
 # Messages are counted at any level (see `faults_told`), and none is shown.
 av.logging.set_level(av.logging.PANIC)
 
@@ -43,10 +47,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
     except FileNotFoundError:
         raise VideoError("there is no such file") from None
     except UnicodeEncodeError:
-        raise VideoError(
-            "its name has characters that this machine's locale cannot write: rename it, or set LC_ALL to "
-            "C.UTF-8"
-        ) from None
+        raise VideoError(UNWRITABLE_NAME) from None
     except av.ArgumentError:
         raise VideoError(
             "FFmpeg cannot read it as a video (its format is none of those that are allowed): if it is one, "
