@@ -20,7 +20,7 @@ from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
 from vadclip.train.history import EpochRecord, History, StepRecord
 from vadclip.train.loop import TrainingError, train
-from vadclip.train.resume import ResumeFolder, resume_key
+from vadclip.train.resume import ResumeFolder, TrainingState, resume_key
 from vadclip.train.selection import Selection
 
 STEPS = 3  # of an epoch of the toy: 12 normal rows in batches of 4 + 4
@@ -279,7 +279,7 @@ def test_a_value_that_is_not_finite_stops_before_the_update_and_names_the_video(
     assert "\n" not in message
     # Nothing was updated with it, and no state was saved from it.
     assert all(math.isfinite(record.loss) for record in logger.steps)
-    assert resume.load() is None
+    assert not resume.file.exists()
 
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path, monkeypatch):
@@ -323,16 +323,47 @@ def test_several_labels_of_one_video_are_trained_together(tmp_path):
     assert trained.history.steps[0].alignment != plain.history.steps[0].alignment
 
 
+def _state(todo, seed):
+    torch.manual_seed(seed)
+    model = VadClip(todo.config, todo.classes, todo.text)
+    optimizer = torch.optim.AdamW(model.parameters(), 0.1)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [1])
+    return TrainingState(model, optimizer, scheduler, Selection(todo, 1), History(), CPU)
+
+
+def _after_an_epoch(todo):
+    state = _state(todo, 0)
+    for parameter in state.model.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    state.optimizer.step()
+    state.scheduler.step()
+    figures, chosen = state.selection.after_epoch(1, state.model)
+    state.history.steps.append(StepRecord(1, 1, 0.1 + 0.2, None, 0.1, 0.2, 1.0, 0.1, 5))
+    state.history.epochs.append(EpochRecord(1, 1, 0.3, 0.1, 1.0, 1.0, chosen, figures, 6))
+    return state
+
+
 def test_the_state_comes_back_exactly_and_goes_when_removed(tmp_path):
+    todo = task(TEXT)
     resume = ResumeFolder(tmp_path / "key")
-    assert resume.load() is None
-    tensors = {"a.weight": torch.rand(3), "random.cpu": torch.get_rng_state()}
-    facts = {"rate": 0.1 + 0.2, "nested": [{"x": None}]}
-    resume.save(tensors, facts)
-    resume.save(tensors, facts)
-    loaded, loaded_facts = resume.load()
-    assert _equal(loaded, tensors)
-    assert loaded_facts == facts
+    fresh = _state(todo, 1)
+    before = {name: value.clone() for name, value in fresh.model.state_dict().items()}
+    fresh.restore(resume.file)  # nothing is saved, nothing changes
+    assert _equal(fresh.model.state_dict(), before)
+    state = _after_an_epoch(todo)
+    state.save(resume.file)
+    state.save(resume.file)
+    generator = torch.get_rng_state()
+    fresh.restore(resume.file)
+    assert _equal(fresh.model.state_dict(), state.model.state_dict())
+    assert _equal(fresh.selection.weights, state.selection.weights)
+    assert fresh.selection.facts() == state.selection.facts()
+    assert fresh.history == state.history
+    assert torch.equal(torch.get_rng_state(), generator)
+    one, other = (made.optimizer.state_dict() for made in (fresh, state))
+    assert one["param_groups"][0]["lr"] == other["param_groups"][0]["lr"] == pytest.approx(0.01)
+    assert all(_equal(one["state"][number], other["state"][number]) for number in other["state"])
+    assert fresh.scheduler.last_epoch == state.scheduler.last_epoch == 1
     assert os.listdir(resume.folder) == ["state.safetensors"]
     resume.remove()
     resume.remove()
@@ -340,11 +371,13 @@ def test_the_state_comes_back_exactly_and_goes_when_removed(tmp_path):
 
 
 def test_a_failed_write_keeps_the_state_before(tmp_path):
-    resume = ResumeFolder(tmp_path)
-    resume.save({"a": torch.zeros(1)}, {"epoch": 1})
+    resume, state = ResumeFolder(tmp_path), _after_an_epoch(task(TEXT))
+    state.save(resume.file)
+    before = resume.file.read_bytes()
+    state.history.steps.append(StepRecord(1, 2, object(), None, 0.1, 0.2, 1.0, 0.1, 5))
     with pytest.raises(TypeError):
-        resume.save({"a": torch.ones(1)}, {"epoch": object()})
-    assert resume.load()[1] == {"epoch": 1}
+        state.save(resume.file)
+    assert resume.file.read_bytes() == before
     assert os.listdir(tmp_path) == ["state.safetensors"]
 
 
@@ -367,7 +400,9 @@ def test_history_files(tmp_path, undisturbed):
     with (tmp_path / "steps.csv").open() as opened:
         steps = list(csv.DictReader(opened))
     assert [float(row["loss"]) for row in steps] == [record.loss for record in trained.history.steps]
-    assert History.from_facts(json.loads(json.dumps(trained.history.facts()))) == trained.history
+    again = History()
+    again.restore(json.loads(json.dumps(trained.history.facts())))
+    assert again == trained.history
 
 
 def test_history_is_told_in_the_order_it_happened():
