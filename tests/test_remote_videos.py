@@ -87,14 +87,12 @@ def test_the_rows_are_those_of_local_files(
     }
     clip = tiny_clip(tmp_path / "clip")
     extract_here(tmp_path / "here", manifest, corpus, clip, extract_params())
-    root, uri = f"{bucket}/set", f"{bucket}/features"
-    _, runner = extract_here(
-        tmp_path / "there", manifest, root, clip, extract_params(), unit_images=20, uri=uri
-    )
+    there = tmp_path / "there"
+    _, runner = extract_here(there, manifest, f"{bucket}/set", clip, extract_params(), unit_images=20)
     # The twelve snippets of c.avi make six slices; each video is fetched once.
     assert sum(part.video_id == "c" for unit in runner.units for part in unit.slices) == 6
     assert len(list(cache.glob("*.video"))) == 3
-    assert arrays(tmp_path / "there", manifest) == arrays(tmp_path / "here", manifest)
+    assert arrays(there, manifest) == arrays(tmp_path / "here", manifest)
     index = [read_index(tmp_path / name / "features")[0] for name in ("here", "there")]
     assert [(row.status, row.error, row.rows) for row in index[0]] == [
         (row.status, row.error, row.rows) for row in index[1]
