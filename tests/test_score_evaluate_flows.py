@@ -1,6 +1,8 @@
 """The last two stages on a tiny project of their own: files in, files out, no tracking store."""
 
+import doctest
 import json
+import sys
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -15,11 +17,14 @@ import flows.evaluate
 import flows.score
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
+from vadclip.evaluate.metrics import evaluate
 from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
+from vadclip.features.reader import FeatureReader
 from vadclip.features.shards import Block, write_shard
+from vadclip.labels import Classes
 from vadclip.manifest import write_manifest
-from vadclip.model.folder import ModelInfo, named_clip, save_model
+from vadclip.model.folder import ModelInfo, load_model, named_clip, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
@@ -91,6 +96,18 @@ def _write_features(folder, provenance):
                      video.content_hash)
         )  # fmt: skip
     write_index(folder, rows, provenance)
+
+
+@pytest.mark.parametrize("documented", [Classes, load_clip, FeatureReader, load_model, evaluate])
+def test_examples_of_the_library_run_in_a_project(project, documented):
+    """What one meets first; docs/library.md has Detector's."""
+    flows.score.main()
+    module = vars(sys.modules[documented.__module__])
+    example = doctest.DocTestParser().get_doctest(documented.__doc__, module, documented.__name__, None, None)
+    assert len(example.examples) >= 2
+    told = []
+    doctest.DocTestRunner().run(example, out=told.append)
+    assert told == []
 
 
 def test_score_then_evaluate(project):

@@ -18,7 +18,12 @@ LABEL_SEPARATOR = "|"
 
 @dataclass(frozen=True)
 class Classes:
-    """The K classes of a dataset, normal first: `labels` as in the files, `prompts` for the text tower."""
+    """The K classes of a dataset, normal first: `labels` as in the files, `prompts` for the text tower.
+
+    >>> classes = Classes(("Normal", "RoadAccident"), ("normal", "a car accident"))
+    >>> classes.normal, classes.index("RoadAccident"), len(classes)
+    ('Normal', 1, 2)
+    """
 
     labels: tuple[str, ...]
     prompts: tuple[str, ...]

@@ -114,6 +114,14 @@ def load_clip(params: "ClipParams", *, device: str) -> Clip:
     """Build the CLIP that `params` name, with its weights, frozen, on `device` ("cpu", "cuda", "cuda:1").
 
     Raises InputError for everything that cannot be used: model, weights, activation, device.
+
+    >>> from vadclip.clip.crops import resize_frames
+    >>> from vadclip.config import load_params
+    >>> clip = load_clip(load_params().clip, device="cpu")
+    >>> frames_NHW3 = resize_frames(np.zeros((3, 240, 320, 3), np.uint8), clip.image_size)
+    >>> features_NCD = clip.encode_crops(frames_NHW3, crops=[0, 5], batch_images=4)
+    >>> features_NCD.shape == (3, 2, clip.embed_dim)
+    True
     """
     target = torch.device(device)
     if target.type == "cuda" and not torch.cuda.is_available():

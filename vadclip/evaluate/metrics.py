@@ -160,6 +160,14 @@ def evaluate(scores: Scores, manifest: Manifest, *, resamples: int = 1000, seed:
 
     A manifest without test videos has no figures, and `undefined` says so of each. Raises InputError if
     scores and manifest do not belong together, or if no test video has a score.
+
+    >>> from vadclip.manifest import read_manifest
+    >>> from vadclip.score.table import read_scores
+    >>> scores, manifest = read_scores("scores.parquet"), read_manifest("manifest.parquet")
+    >>> evaluation = evaluate(scores, manifest, resamples=100)
+    >>> low, high = evaluation.intervals["auc"]
+    >>> low <= evaluation.metrics["auc"] <= high
+    True
     """
     test_set = collect(scores, manifest)
     figures = _Figures(Resamples(len(test_set.videos), resamples, seed) if resamples else None)

@@ -21,6 +21,14 @@ class FeatureReader:
 
     Raises InputError if the store is missing, or does not cover the manifest as it is now. Cheap to open: it
     reads footers only.
+
+    >>> from vadclip.manifest import read_manifest
+    >>> manifest = read_manifest("manifest.parquet")
+    >>> features = FeatureReader("features", manifest)
+    >>> [video] = [video for video in manifest.split("val") if video.video_id not in features.excluded]
+    >>> rows_TD = features.array(video.video_id, crop=5)
+    >>> rows_TD.shape == (video.num_snippets, features.provenance.embed_dim)
+    True
     """
 
     def __init__(self, folder: Path | str, manifest: Manifest) -> None:

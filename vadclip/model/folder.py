@@ -132,6 +132,13 @@ def load_model(folder: Path, text: TextTower, device: str | torch.device) -> tup
 
     Raises InputError if the folder holds no whole model or one whose width is not the CLIP's. That the tower
     is the right CLIP's is for the caller to check, by `info.clip.fingerprint`.
+
+    >>> from vadclip.clip.frozen import load_clip
+    >>> from vadclip.config import load_params
+    >>> clip = load_clip(load_params().clip, device="cpu")
+    >>> model, info = load_model(Path("model"), clip.text, "cpu")
+    >>> info.classes.normal, info.clip.fingerprint == clip.fingerprint
+    ('Normal', True)
     """
     info = read_model_info(folder)
     if info.config.width != text.embed_dim:
