@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from conftest import PROJECT
 from ingest_helpers import ROWS, make_corpus, table_params
@@ -215,6 +216,20 @@ def test_a_checkpoint_is_looked_into_once(tmp_path, monkeypatch):
         with pytest.raises(InputError, match=r"cannot work: checkpoint .*model\.pth: the file is empty"):
             _plan(train, {"test": (1, 1)}, tmp=tmp_path)
         monkeypatch.setattr("vadclip.model.official.read_checkpoint", lambda path: pytest.fail("again"))
+
+
+def test_a_checkpoint_of_another_shape_is_named_with_what_to_set(tmp_path):
+    path = tmp_path / "model.pth"
+    state = {
+        "frame_position_embeddings.weight": torch.zeros(256, 4),
+        "text_prompt_embeddings.weight": torch.zeros(77, 4),
+        "temporal.resblocks.0.ln_1.weight": torch.zeros(4),
+        "clipmodel.logit_scale": torch.zeros(()),
+    }
+    torch.save(state, path)
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"model\.layers is 2 and the .* has 1: .*model\.length: 256"):
+            _plan({"checkpoint": str(path), "selection": "last"}, {"test": (1, 1)}, tmp=tmp_path)
 
 
 def test_the_user_is_told_what_to_look_into():

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vadclip.checkout import given_path
-from vadclip.config import Params, TrainParams
+from vadclip.config import ModelParams, Params, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_text_atomic
 from vadclip.manifest import Manifest, Video
@@ -21,7 +21,7 @@ def check_plan(params: Params, manifest: Manifest, cache: Path) -> list[str]:
     """
     problems = list(_problems(params, manifest))
     if params.train.checkpoint is not None:
-        problems += _checkpoint_fault(given_path(params.train.checkpoint), cache)
+        problems += _checkpoint_faults(given_path(params.train.checkpoint), params.model, cache)
     if problems:
         one = "the train stage cannot work" if len(problems) == 1 else f"{len(problems)} reasons"
         raise InputError(f"{one}: {'; '.join(problems)}")
@@ -78,20 +78,27 @@ def _usable(manifest: Manifest, split: str) -> Sequence[Video]:
     return [video for video in manifest.split(split) if video.num_snippets > 0]
 
 
-def _checkpoint_fault(path: Path, cache: Path) -> list[str]:
+def _checkpoint_faults(path: Path, model: ModelParams, cache: Path) -> Iterator[str]:
     """Say what is wrong with a checkpoint file; known content is not opened again."""
     remembered = cache / "checkpoints" / f"{sha256_file(path)}.json"
     try:
-        found: list[str] = json.loads(remembered.read_text(encoding="utf-8"))
-        return found
-    except (FileNotFoundError, ValueError):
-        pass
-    from vadclip.model.official import read_checkpoint  # torch takes seconds
+        known = json.loads(remembered.read_text(encoding="utf-8"))
+        fault, sizes = known["fault"], known["sizes"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        fault, sizes = _look_into(path)
+        write_text_atomic(remembered, json.dumps({"fault": fault, "sizes": sizes}))
+    if fault is not None:
+        yield fault
+        return
+    for key, size in (("model.layers", model.layers), ("model.length", model.length)):
+        if sizes[key] != size:
+            yield f"{key} is {size} and the checkpoint {path} has {sizes[key]}: set {key}: {sizes[key]}"
+
+
+def _look_into(path: Path) -> tuple[str | None, dict[str, int]]:
+    from vadclip.model.official import read_checkpoint, sizes_of  # torch takes seconds
 
     try:
-        read_checkpoint(path)
-        found = []
+        return None, sizes_of(read_checkpoint(path))
     except InputError as error:
-        found = [str(error)]
-    write_text_atomic(remembered, json.dumps(found))
-    return found
+        return str(error), {}

@@ -285,18 +285,23 @@ def _check_parts(checkpoint: Checkpoint, config: VadClipConfig) -> None:
         raise InputError(f"checkpoint {checkpoint.path} is of the whole VadCLIP; set {fix}")
 
 
-def _check_sizes(checkpoint: Checkpoint, config: VadClipConfig, text: TextTower) -> None:
+def sizes_of(checkpoint: Checkpoint) -> dict[str, int]:
+    """Return the sizes that a checkpoint's shapes tell, by what of params.yaml must say the same."""
     length, width = checkpoint.state[_POSITIONS].shape
-    layers = {match[1] for match in map(_BLOCK.match, checkpoint.state) if match}
     context_length, text_width = checkpoint.state[_PROMPTS].shape
-    pairs = (
-        ("model.layers", len(layers), config.layers),
-        ("model.length", length, config.length),
-        ("the CLIP's joint dimension", width, config.width),
-        ("the CLIP's text width", text_width, text.width),
-        ("the CLIP's text positions", context_length, text.context_length),
-    )
-    wrong = [f"{name} {theirs}, not {ours}" for name, theirs, ours in pairs if theirs != ours]
+    return {
+        "model.layers": len({match[1] for match in map(_BLOCK.match, checkpoint.state) if match}),
+        "model.length": length,
+        "the CLIP's joint dimension": width,
+        "the CLIP's text width": text_width,
+        "the CLIP's text positions": context_length,
+    }
+
+
+def _check_sizes(checkpoint: Checkpoint, config: VadClipConfig, text: TextTower) -> None:
+    ours = (config.layers, config.length, config.width, text.width, text.context_length)
+    pairs = zip(sizes_of(checkpoint).items(), ours, strict=True)
+    wrong = [f"{name} {theirs}, not {size}" for (name, theirs), size in pairs if theirs != size]
     if wrong:
         raise InputError(
             f"checkpoint {checkpoint.path} does not fit params.yaml: it has {', '.join(wrong)} (UCF-Crime's "
