@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from vadclip.tracking.identity import RunIdentity
 from vadclip.tracking.mirroring import Forgiving, say
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from vadclip.config import ClipParams
+    from vadclip.tracking.runs import Store
 
 FLUSH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
@@ -32,27 +33,6 @@ class LoggedRecord:
     time_ms: int
 
 
-class RunStore(Protocol):
-    """What a TrainingRun needs of a store, for the run with this id."""
-
-    def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
-        """Write records, all or none."""
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Write single numbers."""
-
-    def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
-        """Copy files and folders."""
-
-    def log_model(
-        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams", registered: str
-    ) -> None:
-        """Log a model to be served, and register it under a name if there is one."""
-
-    def end(self, status: str) -> None:
-        """Close the run."""
-
-
 class TrainingRun:
     """A training's run, as history.TrainLogger and for what comes at its end; silent without a store.
 
@@ -60,7 +40,7 @@ class TrainingRun:
     """
 
     def __init__(
-        self, identity: RunIdentity, store: RunStore | None, *, last_step: int = 0, last_epoch: int = 0
+        self, identity: RunIdentity, store: "Store | None", *, last_step: int = 0, last_epoch: int = 0
     ) -> None:
         self.identity = identity
         self._store = store
@@ -120,7 +100,7 @@ class TrainingRun:
                 return
             del self._waiting[: len(part)]
 
-    def _mirror(self, action: Callable[[RunStore, str], None]) -> bool:
+    def _mirror(self, action: Callable[["Store", str], None]) -> bool:
         store, run_id = self._store, self.identity.run_id
         if store is None or run_id is None:
             return False
@@ -129,5 +109,5 @@ class TrainingRun:
         return attempt.ok
 
 
-def _send(records: Sequence[LoggedRecord], store: RunStore, run_id: str) -> None:
+def _send(records: Sequence[LoggedRecord], store: "Store", run_id: str) -> None:
     store.log_records(run_id, records)

@@ -145,7 +145,7 @@ def add_to_run(
                 store.crown(run_id, identity.registered, criterion)
 
 
-class _Store:
+class Store:
     """An MLflow store that has answered, and this project's experiment in it."""
 
     def __init__(self, uri: str, experiment: str) -> None:
@@ -399,7 +399,7 @@ def shown_store(uri: str) -> str:
     return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
 
 
-def _open(tracking: TrackingParams) -> _Store | None:
+def _open(tracking: TrackingParams) -> Store | None:
     """Return the store, or None after a line that says why there is none."""
     for logger in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
@@ -408,7 +408,7 @@ def _open(tracking: TrackingParams) -> _Store | None:
         if _is_server(uri):
             within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
         assert tracking.experiment is not None, "the caller names it after the dataset"
-        return _Store(uri, tracking.experiment)
+        return Store(uri, tracking.experiment)
     return None
 
 
