@@ -58,7 +58,10 @@ def _read_run(name: str, scratch: Path, frozen: bool) -> Side:
     for file in FILES:
         if not (folder / file).is_file():
             raise InputError(f"{name} has no {file}; the stages ingest and score write it")
-    manifest, scores = read_manifest(folder / FILES[0]), read_scores(folder / FILES[1])
+    try:
+        manifest, scores = read_manifest(folder / FILES[0]), read_scores(folder / FILES[1])
+    except InputError as error:  # of a fetched one the folder says nothing
+        raise InputError(f"{name}: {str(error).replace(f'{folder}/', '')}") from None
     if frozen:
         scores = replace(
             scores,
