@@ -76,6 +76,7 @@ def project(tmp_path_factory):
     classes = dict(zip(CLASSES.labels, CLASSES.prompts, strict=True))
     del classes[LEFT_OUT]
     params["dataset"].update(name="table", table="videos.csv", root=".", classes=classes)
+    params["train"]["batch_size"] = 16  # of few anomalous videos
     params["clip"] = {
         "model": str(PROJECT / "vadclip/sample/clip.json"),
         "pretrained": str(PROJECT / "vadclip/sample/clip.safetensors"),
