@@ -70,9 +70,9 @@ class Project:
         return json.loads((self.folder / "metrics.json").read_text())
 
 
-def _import_here(params, provenance, units, folder, **callbacks):
+def _import_here(clip, execution, provenance, units, **callbacks):
     """What flows.extract does with Ray, in this process."""
-    worker = ImportWorker(provenance, str(folder), False)
+    worker = ImportWorker(provenance, False)
     for unit in units:
         yield Outcome(unit, worker.run(unit, callbacks["progress"]), None)
 
@@ -156,8 +156,10 @@ def _check_figures(project):
     assert (info.test_selected, info.selection) == (selected, "official" if selected else "last")
     assert metrics["videos_excluded"] == 0
     expected = {"auc", "ap", "ano_auc", "align_auc", "align_ap", "map_official_avg", "map_avg"}
-    expected |= {f"auc_{label}" for label in read_manifest("manifest.parquet").classes.labels[1:]}
-    assert expected <= metrics.keys()
+    assert expected | {"zero_shot_auc", "gain_auc"} <= metrics.keys()
+    labels = read_manifest("manifest.parquet").classes.labels
+    figures = json.loads(Path("figures.json").read_text())
+    assert figures["class"].keys() == {f"auc_{label}" for label in labels[1:]}
     scores = read_scores("scores.parquet")
     assert len(scores.video_ids) == COUNTS[project.code][1]
     assert len(scores.main_score_N) == sum(project.tree.test_rows.values())
