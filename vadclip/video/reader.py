@@ -222,6 +222,9 @@ class FrameReader:
         if run is not None and run.low > number:
             run.close()
             run = None
+        if run is not None and run.settled and self._unfit:
+            run.beat = beat  # of a damaged file: coming back to here would cost more than going on
+            return run
         at = run.position if run is not None else 0
         for entry in self._entries_up_to(number):
             if entry <= at:
