@@ -103,7 +103,11 @@ BROKEN: dict[str, tuple[Callable[[Path, Clips, int], object], str]] = {
     ),
     "lying header": (_lying_header, NO_TRACK),
     "sound": (_sound, NO_TRACK),
-    "picture": (_png, "FFmpeg cannot read it as a video (its format is none of those that are allowed)"),
+    "picture": (
+        _png,
+        "FFmpeg cannot read it as a video (its format is none of those that are allowed): if it is one, "
+        "ffmpeg -i FILE -map 0:v:0 -c copy FILE.nut makes a file that can be read",
+    ),
 }
 """Kinds that ingest finds."""
 

@@ -258,13 +258,14 @@ def test_what_cannot_be_opened_is_a_line(
 def test_the_stages_with_ray_from_a_bucket(bucket: str, corpus: Path, tmp_path: Path) -> None:
     """As DVC runs them: python -m flows.ingest, flows.extract; a second run finds nothing to do."""
     upload(corpus, f"{bucket}/set")
-    (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *ROWS[:3]]) + "\n")
+    rows = [*ROWS[:2], "c.avi,Fire,train,"]  # training needs both kinds
+    (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
     content = yaml.safe_load((PROJECT / "params.yaml").read_text())
     content["dataset"].update(name="table", table="videos.csv", root=f"{bucket}/set")
     content["clip"] = tiny_clip(tmp_path / "clip").model_dump()
     content["ingest"]["val_fraction"] = 0.0
     content["extract"]["train_crops"] = 5
-    content["train"]["selection"] = "last"
+    content["train"].update(selection="last", batch_size=1)
     content["execution"].update(unit_images=20, encoder_batch=16, actors=2, video_cache_gib=0.01)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
