@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 from video_helpers import numbered_frame, write_video
 
-from vadclip.config import load_params
+from vadclip.clip.frozen import load_clip
+from vadclip.config import ClipParams, load_params
 from vadclip.errors import InputError
-from vadclip.ingest.first_params import begin, split_by_label
+from vadclip.ingest.first_params import SAMPLE_WORDS, begin, split_by_label
 
 
 def _write(path, snippets, first):
@@ -42,7 +43,8 @@ def test_a_folder_of_class_folders_becomes_a_table_and_params(tmp_path, monkeypa
         ("car_crash", "test"): 1,
     }
     params = load_params(tmp_path / "params.yaml")
-    assert params.dataset.classes == {"NORMAL": "normal", "car_crash": "car crash"}
+    assert params.dataset.classes == {"NORMAL": "normal", "car_crash": "fighting"}
+    assert "the sample's CLIP does not know 'car crash', and reads 'fighting' instead" in said
     assert list(params.dataset.classes) == ["NORMAL", "car_crash"]
     assert (params.dataset.untimed, params.clip.model, params.train.batch_size) == (
         "whole_video",
@@ -89,6 +91,11 @@ def test_what_cannot_be_divided_says_how_many_would_do():
         split_by_label({"n1": "n", "n2": "n", "n3": "n", "r1": "riot", "r2": "riot", "f": "fire"}, "n")
     found = split_by_label({f"{label}{number}": label for label in "nr" for number in range(50)}, "n")
     assert Counter(split for _, split in found.values()) == {"train": 60, "val": 20, "test": 20}
+
+
+def test_the_samples_clip_knows_the_words_that_stand_in():
+    params = ClipParams(model="sample", pretrained=None, quick_gelu=None, precision="fp32")
+    assert len(load_clip(params, device="cpu").text.encode(SAMPLE_WORDS)) == len(set(SAMPLE_WORDS)) == 16
 
 
 def test_a_clip_that_is_none_is_one_line(tmp_path):

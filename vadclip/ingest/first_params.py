@@ -10,6 +10,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import yaml
 
 from vadclip.clip.identity import identify_clip
-from vadclip.config import SAMPLE_CLIP, DatasetParams, IngestParams, load_params
+from vadclip.config import SAMPLE_CLIP, ClipParams, DatasetParams, IngestParams, load_params
 from vadclip.datasets import load_dataset
 from vadclip.datasets.folder import read_classes
 from vadclip.datasets.table import labels_in
@@ -36,6 +37,11 @@ FEWEST = 3
 UPDATES = 150
 """Training steps to aim at; the official schedules make 126 (UCF-Crime) and more."""
 LENGTHS = (16, 32, 64, 128, 256)
+SAMPLE_WORDS = (
+    "fighting", "stealing", "explosion", "accident", "arson", "vandalism", "fire", "smoke", "crowd",
+    "hitting", "kicking", "punching", "running", "burning", "hugging", "spraying",
+)  # fmt: skip
+"""Words that the sample's CLIP knows, for classes that it has no words for."""
 _SHOWN = 3
 
 
@@ -68,13 +74,16 @@ def begin(
         yield f"wrote {table}: 60/20/20 of each label for train, val and test, drawn with seed {SEED}"
     found = labels_in(table)
     normal = _normal(found, normal, str(table))
+    classes = _classes(found, normal)
+    if clip == SAMPLE_CLIP:
+        classes = yield from _in_known_words(classes)
     dataset = DatasetParams(
         name="table",
         root=str(path) if path.is_dir() else None,
         source="videos",
         table=str(table),
         annotations=None,
-        classes=_classes(found, normal),
+        classes=classes,
         untimed="whole_video",
     )
     raw = load_dataset(dataset)
@@ -219,6 +228,29 @@ def _normal(labels: Iterable[str], normal: str | None, where: str) -> str:
 def _classes(labels: Iterable[str], normal: str) -> dict[str, str]:
     rest = sorted(set(labels) - {normal})
     return {normal: "normal", **{label: label.replace("_", " ") for label in rest}}
+
+
+def _in_known_words(classes: Mapping[str, str]) -> Generator[str, None, dict[str, str]]:
+    """Reword prompts that the sample's CLIP has no words for: it knows those of its own world only."""
+    from vadclip.clip.frozen import load_clip
+
+    params = ClipParams(model=SAMPLE_CLIP, pretrained=None, quick_gelu=None, precision="fp32")
+    text = load_clip(params, device="cpu").text
+    taken = {prompt.lower() for prompt in classes.values()}
+    words = [word for word in SAMPLE_WORDS if word not in taken]
+    known = {}
+    for label, prompt in classes.items():
+        try:
+            text.encode([prompt])
+        except InputError:
+            if not words:
+                raise
+            word = (get_close_matches(prompt.lower(), words, 1) or words)[0]
+            words.remove(word)
+            yield f"dataset.classes: the sample's CLIP does not know {prompt!r}, and reads {word!r} instead"
+            prompt = word
+        known[label] = prompt
+    return known
 
 
 def _table(videos: Mapping[str, tuple[str, str]]) -> str:
