@@ -65,6 +65,7 @@ def _write_params(folder: Path, actors: int) -> None:
     params: dict[str, Any] = yaml.safe_load((PROJECT / "vadclip" / "recipes" / "sample.yaml").read_text())
     params["dataset"] |= {"name": "table", "root": str(folder / "videos"), "table": "table.csv"}
     params["execution"] |= {"actors": actors, "ray_address": None}
+    params["train"] |= {"batch_scheme": "single", "selection": "last"}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
 
 

@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from vadclip.clip.frozen import load_clip
 from vadclip.clip.text import TextTower
 from vadclip.config import ModelParams
-from vadclip.errors import InputError
 from vadclip.labels import Classes
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.prompts import TEMPLATE
@@ -221,4 +220,3 @@ def test_anomaly_focus_needs_its_branch():
     ):
         ModelParams(**params, visual_prompt="anomaly_focus")
     assert ModelParams(**params, visual_prompt="none").branches == "alignment"
-    assert issubclass(InputError, ValueError)

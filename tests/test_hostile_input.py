@@ -400,11 +400,15 @@ def test_names_that_are_only_odd_are_files_like_others(tmp_path: Path) -> None:
         "...",
     ]
     root.mkdir()
+    for name in odd:
+        with suppress(OSError):  # one is too long for any disk
+            (root / f"{name}.mp4").write_text("no video")
     manifest = ingest_table([f"{name}.mp4,Normal,train," for name in odd], root, tmp_path)
     assert all(safe_name(video.video_id) for video in manifest.videos)
-    assert {video.probe_error for video in manifest.videos} == {
-        "there is no such file", "it cannot be read (File name too long)"
-    }  # fmt: skip
+    assert [str(video.probe_error)[:33] for video in manifest.videos].count(
+        "FFmpeg cannot read it as a video "
+    ) == len(odd) - 1
+    assert "it cannot be read (File name too long)" in {video.probe_error for video in manifest.videos}
     assert len({video.video_id for video in manifest.videos}) == len(odd)
 
 
@@ -426,7 +430,7 @@ FLOODS: dict[str, tuple[Callable[[], bytes], str]] = {
     "one line": (lambda: b"path,label\n" + b"a" * 2_000_000 + b"\n", "no CSV: field larger than field"),
     "a million columns": (lambda: b",".join(b"c%d" % i for i in range(10**6)), "the first line is 'c0,c1,"),
     "a million cells": (
-        lambda: b"path,label\na.mp4,Normal" + b"," * 10**6 + b"\nb.mp4,Fire\n", "not as many cells as"
+        lambda: b"path,label\na.mp4,Normal" + b",x" * 10**6 + b"\nb.mp4,Fire\n", "not as many cells as"
     ),
     "NUL bytes": (lambda: b"path,label\n" + bytes(1000) + b",Normal\nb,Fire\n", "is empty or has control"),
     "a label of a novel": (lambda: b"path,label\na,Normal\nb," + b"x" * 100_000, "label is longer than 80"),

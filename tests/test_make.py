@@ -36,7 +36,10 @@ def stub(folder: Path, name: str, code: str | None = None) -> None:
 
 
 def make(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    environment = {**os.environ, "PYTHONPATH": str(folder / "modules")}
+    # What an outer make says of itself and its variables is not for this one.
+    outer = ("MAKE", "MFLAGS", "VENV", "PYTHON", "PORT")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
+    environment["PYTHONPATH"] = str(folder / "modules")
     command = ["make", f"PYTHON={sys.executable}", *words]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 

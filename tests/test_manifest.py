@@ -113,7 +113,7 @@ def test_a_manifest_that_breaks_its_own_rules_is_a_bug():
     for bad in (
         replace(VIDEO, video_id="a/b"),
         replace(VIDEO, split="dev"),
-        replace(VIDEO, labels=()),
+        replace(VIDEO, labels=(), split="train", segments=(), frame_spans=()),
         replace(VIDEO, labels=("Fighting",)),
         replace(VIDEO, segments=(Segment(0, 5, "B7"),)),
         replace(VIDEO, split="train"),

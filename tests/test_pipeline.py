@@ -57,7 +57,7 @@ def test_one_run_holds_what_all_stages_found(project):
         logged = dict(store.execute("select key, value from latest_metrics where run_uuid = ?", (run_id,)))
         params = dict(store.execute("select key, value from params where run_uuid = ?", (run_id,)))
     assert logged["auc"] == pytest.approx(figures["auc"])
-    assert params["train.learning_rate"] == "0.0003"
+    assert params["train.learning_rate"] == "0.001"
     assert (project / "report.html").stat().st_size > 10_000
     assert {path.name for path in (project / "plots").glob("*.png")} == {"roc.png", "pr.png", "confusion.png"}
     assert len(list((project / "plots" / "timelines").glob("*.png"))) == 2

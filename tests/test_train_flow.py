@@ -124,7 +124,7 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
         "val_video_auc"
     ]
     (version,) = client.search_model_versions("name='vadclip-videos'")
-    assert (version.run_id, version.version) == (run.info.run_id, "1")
+    assert (version.run_id, str(version.version)) == (run.info.run_id, "1")
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     inputs = {
         {tag.key: tag.value for tag in each.tags}["mlflow.data.context"]: each

@@ -182,9 +182,10 @@ def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
 
 
 def _without_empty_end(cells: list[str], least: int = 0) -> list[str]:
-    while len(cells) > least and not cells[-1].strip():
-        cells = cells[:-1]
-    return cells
+    end = len(cells)
+    while end > least and not cells[end - 1].strip():
+        end -= 1
+    return cells[:end]
 
 
 def _as_meant(path: str, root: str) -> str:

@@ -10,6 +10,7 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as TaskTimeoutError
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,6 +36,7 @@ def run_supervised(
     `function` must be importable by name; what it raises is raised here. Leaving the iterator early (Ctrl-C
     too) ends all processes.
     """
+    resource_tracker.ensure_running()  # by itself it would unblock the signal that is blocked below
     waiting = list(reversed(items))
     attempts = dict.fromkeys(items, 0)
     busy: dict[Future[Result], str] = {}
