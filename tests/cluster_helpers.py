@@ -47,14 +47,28 @@ class Nodes:
         self.folder, self.project, self.hidden = folder, project, hidden
         (folder / "hide").mkdir()
         (folder / "hide" / "sitecustomize.py").write_text(HIDE)
-        self.cluster = Cluster(initialize_head=True, head_node_args=self._node(num_cpus=0))
+        self.cluster = self._patiently(
+            lambda: Cluster(initialize_head=True, head_node_args=self._node(num_cpus=0))
+        )
         self.address: str = self.cluster.address
         for _ in range(3):
             self.add()
 
     def add(self, **resources: float) -> str:
         """Start a node; return its id."""
-        return self.cluster.add_node(**self._node(**{"num_cpus": 1, **resources})).node_id
+        node = self._patiently(lambda: self.cluster.add_node(**self._node(**{"num_cpus": 1, **resources})))
+        return str(node.node_id)
+
+    @staticmethod
+    def _patiently(start: Callable[[], Any]) -> Any:
+        """Start again what Ray gives up on after 30 s: on a busy machine that is short."""
+        for _ in range(3):
+            try:
+                return start()
+            except Exception as error:
+                if "timed out during startup" not in str(error):
+                    raise
+        return start()
 
     def remove(self, node_id: str, *, orderly: bool) -> None:
         """Take a node away: as an operator does, or as when its machine loses power."""
