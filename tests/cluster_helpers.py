@@ -85,6 +85,8 @@ class Nodes:
         own = self.folder / f"node{len(list(self.folder.glob('node*')))}"
         own.mkdir()
         environment = {"PYTHONPATH": str(self.folder / "hide"), "TMPDIR": str(own), "HOME": str(own)}
+        # The token that the driver has, as every node of a cluster must: it lies in the driver's HOME.
+        environment["RAY_AUTH_TOKEN_PATH"] = os.path.expanduser("~/.ray/auth_token")
         return {
             **resources,
             "object_store_memory": 80 * 2**20,
