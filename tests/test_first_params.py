@@ -10,7 +10,8 @@ from video_helpers import numbered_frame, write_video
 from vadclip.clip.frozen import load_clip
 from vadclip.config import ClipParams, load_params
 from vadclip.errors import InputError
-from vadclip.ingest.first_params import SAMPLE_WORDS, begin, split_by_label
+from vadclip.ingest.checks import SAMPLE_WORDS
+from vadclip.ingest.first_params import begin, split_by_label
 
 
 def _write(path, snippets, first):

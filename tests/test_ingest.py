@@ -162,7 +162,13 @@ def test_a_root_under_which_little_is_there_is_wrong(corpus, tmp_path):
         ingest(table_params(corpus, rows, tmp_path), SPLIT, probe_cache=_cache(corpus))
 
 
-def _plan(train: dict, counts: dict[str, tuple[int, int]], crops: int = 1, tmp: Path | None = None):
+def _plan(
+    train: dict,
+    counts: dict[str, tuple[int, int]],
+    crops: int = 1,
+    tmp: Path | None = None,
+    prompt: str = "fire",
+):
     """Check params against so many normal and anomalous usable videos in each split."""
     params = load_params(PROJECT / "params.yaml")
     params = params.model_copy(
@@ -181,7 +187,7 @@ def _plan(train: dict, counts: dict[str, tuple[int, int]], crops: int = 1, tmp: 
         for label, count in zip(("Normal", "Fire"), kinds, strict=True)
         for number in range(count)
     ]  # fmt: skip
-    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
+    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", prompt))
     videos.sort(key=lambda video: video.video_id)
     return check_plan(params, Manifest("table", "videos", classes, tuple(videos)), tmp or Path("nowhere"))
 
@@ -206,6 +212,15 @@ def test_what_would_stop_training_is_said_at_once_and_together():
         _plan({"selection": "last"}, {**enough, "train": (9, 0)})
     with pytest.raises(InputError, match="official needs normal and anomalous test videos, and there is no "):
         _plan({"selection": "official"}, {"train": (4, 4)})
+
+
+def test_a_class_word_that_the_clip_lacks_is_said_before_anything_expensive(tmp_path, monkeypatch):
+    enough = {"train": (4, 4), "val": (1, 1), "test": (1, 1)}
+    assert _plan({}, enough, tmp=tmp_path, prompt="white smoke") == []
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"the word 'brawl' is not known to this CLIP.*dataset\.classes"):
+            _plan({}, enough, tmp=tmp_path, prompt="brawl")
+        monkeypatch.setattr("vadclip.clip.frozen.load_clip", lambda *_, **__: pytest.fail("loaded again"))
 
 
 def test_a_checkpoint_is_looked_into_once(tmp_path, monkeypatch):

@@ -3,23 +3,32 @@
 The train stage has the same checks where it needs them; here they all speak at once, in seconds.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from vadclip.checkout import given_path
-from vadclip.config import ModelParams, Params, TrainParams
+from vadclip.config import SAMPLE_CLIP, ModelParams, Params, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import sha256_file, write_text_atomic
 from vadclip.manifest import Manifest, Video
+
+SAMPLE_WORDS = (
+    "fighting", "stealing", "explosion", "accident", "arson", "vandalism", "fire", "smoke", "crowd",
+    "hitting", "kicking", "punching", "running", "burning", "hugging", "spraying",
+)  # fmt: skip
+"""Words that the sample's CLIP knows, for classes that it has no words for."""
 
 
 def check_plan(params: Params, manifest: Manifest, cache: Path) -> list[str]:
     """Return what the user should know; raises InputError with everything that would stop a later stage.
 
-    `cache` is a folder in which verdicts on checkpoint files are remembered, by content.
+    `cache` is a folder in which verdicts on files of weights are remembered, by content.
     """
     problems = list(_problems(params, manifest))
+    problems += _prompt_faults(params, manifest.classes.prompts, cache)
     if params.train.checkpoint is not None:
         problems += _checkpoint_faults(given_path(params.train.checkpoint), params.model, cache)
     if problems:
@@ -78,15 +87,38 @@ def _usable(manifest: Manifest, split: str) -> Sequence[Video]:
     return [video for video in manifest.split(split) if video.num_snippets > 0]
 
 
+def _prompt_faults(params: Params, prompts: Sequence[str], cache: Path) -> Iterator[str]:
+    """Say what a CLIP of files cannot read of the class prompts; a known answer is not worked out again."""
+    clip, model = params.clip, params.model
+    plain = {"normal", "road", *SAMPLE_WORDS}
+    if clip.model == SAMPLE_CLIP and plain.issuperset(" ".join(prompts).lower().split()):
+        return
+    files = [Path(name) for name in (clip.config_name, clip.weights_name)]
+    if not all(path.is_file() for path in files):  # an open_clip tag has every word
+        return
+
+    def look() -> str | None:
+        from vadclip.clip.frozen import load_clip  # torch takes seconds
+        from vadclip.model.prompts import LearnedPrompts
+
+        try:
+            text = load_clip(clip, device="cpu").text
+            LearnedPrompts(text, prompts, model.prompt_prefix, model.prompt_suffix)
+        except InputError as error:
+            return str(error)
+        return None
+
+    facts = [clip.quick_gelu, *map(sha256_file, files), *prompts, model.prompt_prefix, model.prompt_suffix]
+    key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    fault = _remembered(cache / "prompts" / f"{key}.json", look)
+    if fault is not None:
+        yield f"{fault} (dataset.classes: a map label: prompt)"
+
+
 def _checkpoint_faults(path: Path, model: ModelParams, cache: Path) -> Iterator[str]:
     """Say what is wrong with a checkpoint file; known content is not opened again."""
     remembered = cache / "checkpoints" / f"{sha256_file(path)}.json"
-    try:
-        known = json.loads(remembered.read_text(encoding="utf-8"))
-        fault, sizes = known["fault"], known["sizes"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        fault, sizes = _look_into(path)
-        write_text_atomic(remembered, json.dumps({"fault": fault, "sizes": sizes}))
+    fault, sizes = _remembered(remembered, lambda: _look_into(path))
     if fault is not None:
         yield fault
         return
@@ -102,3 +134,13 @@ def _look_into(path: Path) -> tuple[str | None, dict[str, int]]:
         return None, sizes_of(read_checkpoint(path))
     except InputError as error:
         return str(error), {}
+
+
+def _remembered(path: Path, look: Callable[[], Any]) -> Any:
+    """Return what `look` found when it was asked first."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["found"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = look()
+        write_text_atomic(path, json.dumps({"found": found}))
+        return found

@@ -24,7 +24,7 @@ from vadclip.datasets.folder import read_classes
 from vadclip.datasets.table import labels_in
 from vadclip.errors import InputError
 from vadclip.files import write_text_atomic
-from vadclip.ingest.checks import check_plan
+from vadclip.ingest.checks import SAMPLE_WORDS, check_plan
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.probing import probe_files
 from vadclip.ingest.rows import ingest, is_untimed
@@ -37,11 +37,6 @@ FEWEST = 3
 UPDATES = 150
 """Training steps to aim at; the official schedules make 126 (UCF-Crime) and more."""
 LENGTHS = (16, 32, 64, 128, 256)
-SAMPLE_WORDS = (
-    "fighting", "stealing", "explosion", "accident", "arson", "vandalism", "fire", "smoke", "crowd",
-    "hitting", "kicking", "punching", "running", "burning", "hugging", "spraying",
-)  # fmt: skip
-"""Words that the sample's CLIP knows, for classes that it has no words for."""
 _SHOWN = 3
 
 
