@@ -190,6 +190,11 @@ def test_units_are_cut_packed_and_sorted() -> None:
     units = list(plan_units([gaps[-1]], frames_per_snippet=16, unit_images=20))
     assert [(unit.images, unit.slices[0].start) for unit in units] == [(16, start) for start in range(2, 7)]
     assert list(plan_units([], frames_per_snippet=1, unit_images=20)) == []
+    # One that can only be decoded from its start is cut where its rows would take too much memory.
+    whole = (replace(long, seekable=False), "/v/long", Gap((0, 1), 0, 100))
+    for most, counts in ((200, [200]), (100, [100, 100]), (0, [20] * 10)):
+        units = list(plan_units([whole], frames_per_snippet=1, unit_images=20, most_images=most))
+        assert [unit.images for unit in units] == counts
 
 
 def test_a_unit_splits_into_single_videos() -> None:

@@ -49,6 +49,7 @@ _COLUMNS = [
     pa.field("probe_error", pa.string()),
     pa.field("untimed", pa.bool_(), nullable=False),
     pa.field("intact", pa.bool_(), nullable=False),
+    pa.field("seekable", pa.bool_(), nullable=False),
 ]
 
 
@@ -94,6 +95,8 @@ class Video:
     """The one segment is the whole video because no times are known (dataset.untimed: whole_video)."""
     intact: bool = False
     """Ingest has decoded all of it without a fault, so decord may read it; of short, ordinary videos only."""
+    seekable: bool = True
+    """Decoding can begin elsewhere than at the start; if not, the video is not cut into units of work."""
 
     @property
     def num_snippets(self) -> int:

@@ -6,7 +6,7 @@ Legend of shape suffixes: N snippets, K classes, 0 is normal; R rows, D width of
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Self
 
@@ -106,15 +106,7 @@ class Detector:
             threshold = threshold_from_peaks((), selection=self._judge.loaded.info.selection).value
         rules = Rules(threshold, self._prompt_threshold, self._judge.prompt_labels)
         with _local(str(path), beat) as local:
-            info = probe(local)
-            found = Probe(
-                num_frames=info.num_frames,
-                fps=info.fps,
-                width=info.width,
-                height=info.height,
-                intact=info.intact,
-            )
-            video = unlabelled(Source("video", local), found)
+            video = unlabelled(Source("video", local), Probe(**asdict(probe(local))))
             rows_RD = self._rows(video, beat)
             edges, _ = snippet_edges(local, video, len(rows_RD))
         scores = self._judge.score(_OneVideo(rows_RD), [video])

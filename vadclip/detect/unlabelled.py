@@ -34,4 +34,5 @@ def unlabelled(source: Source, probe: Probe) -> Video:
         content_hash=probe.content_hash,
         probe_error=probe.error,
         intact=probe.intact,
+        seekable=probe.seekable,
     )

@@ -62,8 +62,15 @@ def fill_store(
         for gap in store.missing(video, crops[video.split])
     )
     row_bytes = 2 * store.provenance.embed_dim
-    most = min(unit_images, max(1, UNIT_BYTES // row_bytes) * params.frames_per_snippet)
-    units = list(plan_units(gaps, frames_per_snippet=params.frames_per_snippet, unit_images=most))
+    most = max(1, UNIT_BYTES // row_bytes) * params.frames_per_snippet
+    units = list(
+        plan_units(
+            gaps,
+            frames_per_snippet=params.frames_per_snippet,
+            unit_images=min(unit_images, most),
+            most_images=most,
+        )
+    )
     units.sort(key=lambda unit: -unit.images)
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()

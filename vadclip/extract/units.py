@@ -81,15 +81,21 @@ class Unit:
 
 
 def plan_units(
-    gaps: Iterable[tuple[Video, str, Gap]], *, frames_per_snippet: int, unit_images: int
+    gaps: Iterable[tuple[Video, str, Gap]],
+    *,
+    frames_per_snippet: int,
+    unit_images: int,
+    most_images: int = 0,
 ) -> Iterator[Unit]:
     """Cut the gaps of videos (each with its location) into units of at most `unit_images`, as they come.
 
-    A snippet is never cut, so a unit of one snippet may be larger.
+    A snippet is never cut, so a unit of one snippet may be larger. Nor is a video whose every slice would be
+    decoded from the start, up to `most_images`: work would grow with the square of its length.
     """
     begun: dict[tuple[int, ...], _Gathered] = {}  # by crops
     for video, location, gap in gaps:
-        per_slice = max(1, unit_images // (len(gap.crops) * frames_per_snippet))
+        images = unit_images if video.seekable else max(unit_images, most_images)
+        per_slice = max(1, images // (len(gap.crops) * frames_per_snippet))
         count = -(-(gap.stop - gap.start) // per_slice)
         edges = [gap.start + (gap.stop - gap.start) * part // count for part in range(count + 1)]
         gathered = begun.setdefault(gap.crops, _Gathered())

@@ -39,7 +39,8 @@ class Probe:
     """SHA-256; empty if the file could not be read."""
     error: str | None = None
     intact: bool = False
-    """See `video.reader.VideoInfo`."""
+    seekable: bool = True
+    """See `video.reader.VideoInfo` for both."""
 
 
 _SCHEMA = pa.schema(
@@ -55,6 +56,7 @@ _SCHEMA = pa.schema(
         ("content_hash", pa.string()),
         ("error", pa.string()),
         ("intact", pa.bool_()),
+        ("seekable", pa.bool_()),
     ],
     metadata={"vadclip.probe_version": PROBE_VERSION},
 )

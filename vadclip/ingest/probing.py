@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -135,8 +135,7 @@ def look_into(path: str, beat: Callable[[], None] = lambda: None) -> tuple[Probe
                 header = read_feature_header(local)
                 return replace(known, num_frames=header.rows * SNIPPET_FRAMES, width=header.width), True
             info = probe(local)
-            known = replace(known, num_frames=info.num_frames, fps=info.fps, intact=info.intact)
-            return replace(known, width=info.width, height=info.height), True
+            return replace(known, **asdict(info)), True
     except VideoError as error:
         return replace(known, error=_without_path(error, path)), True
     except InputError:

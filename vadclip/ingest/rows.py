@@ -218,6 +218,7 @@ def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
         probe_error=probe.error,
         untimed=untimed,
         intact=probe.intact,
+        seekable=probe.seekable,
     )
 
 

@@ -27,6 +27,9 @@ _MAX_FPS = 1000.0
 _VERIFIED_FRAMES = 4
 # H.264 and HEVC reorder at most 16 frames; a larger jump means that the clock was reset in mid-file.
 _MAX_REORDER = 32
+# What a decoder shows for damage depends on what it had in memory, and not all damage is told. After so many
+# frames, at a key frame, its memory is that of one that came from the file's start (3,000 damaged files).
+SETTLING_FRAMES = 64
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,28 @@ class FrameIndex:
     def num_frames(self) -> int:
         """Frames counted from packets; only of an ordered file."""
         return len(self.pts)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether decoding can begin elsewhere than at the start."""
+        return bool(np.any(self.entries > 0))
+
+    def entry_for(self, number: int, *, settled: bool) -> int:
+        """Return the last entry from which decoding comes by frame `number`; 0 if there is none.
+
+        With `settled`, one so far before it that decoding settles (`Run.settled`) in between.
+        """
+        entry = self._entry_before(number)
+        return self._entry_before(entry - SETTLING_FRAMES) if settled else entry
+
+    def settles_at(self, entry: int) -> int | None:
+        """Return the frame at which a decoder that began at `entry` is settled; None if it never is."""
+        at = int(np.searchsorted(self.entries, entry + SETTLING_FRAMES))
+        return int(self.entries[at]) if at < len(self.entries) else None
+
+    def _entry_before(self, number: int) -> int:
+        at = int(np.searchsorted(self.entries, number, "right")) - 1
+        return int(self.entries[at]) if at >= 0 else 0
 
 
 def scan(path: str) -> FrameIndex:

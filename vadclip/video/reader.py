@@ -48,6 +48,8 @@ class VideoInfo:
     intact: bool
     """Every picture was decoded without a fault, and decord may read it. Only short, ordinary videos are
     decoded to find out."""
+    seekable: bool
+    """Decoding can begin elsewhere than at the start."""
 
 
 def probe(path: str | Path) -> VideoInfo:
@@ -62,7 +64,14 @@ def probe(path: str | Path) -> VideoInfo:
             num_frames = sum(1 for _ in decode(container, stream))
     width, height = index.shown_size
     intact = _fits_decord(index) and _decodes_whole(str(path), index)
-    return VideoInfo(num_frames=num_frames, fps=index.fps, width=width, height=height, intact=intact)
+    return VideoInfo(
+        num_frames=num_frames,
+        fps=index.fps,
+        width=width,
+        height=height,
+        intact=intact,
+        seekable=index.seekable,
+    )
 
 
 def read_frames(
@@ -87,8 +96,9 @@ class FrameReader:
 
     `decoder` ("decord" or "pyav") is what is wanted; `intact` is what `probe` found. The attribute `decoder`
     says what is used, and turns to "pyav" if decord fails on the way. Reading forward is cheap, reading
-    backward starts anew at a key frame. What is shown depends neither on the decoder nor on where reading
-    begins. Raises VideoError if the file cannot be used or no longer holds `expected_frames` frames.
+    backward starts anew at a key frame, in a damaged stretch the farther back the longer it is, at worst at
+    the start. What is shown depends neither on the decoder nor on where reading begins. Raises VideoError if
+    the file cannot be used or no longer holds `expected_frames` frames.
     """
 
     def __init__(
@@ -126,9 +136,7 @@ class FrameReader:
     def close(self) -> None:
         """Close the file."""
         self._decord = None
-        if self._run is not None:
-            self._run.close()
-            self._run = None
+        self._close_run()
 
     def read(
         self,
@@ -142,8 +150,9 @@ class FrameReader:
         """Yield the frames numbered `indices` (ascending) as uint8 [n, H, W, 3], n <= batch_frames.
 
         A number that the decoder never delivers (damage) shows the frame before it, as a player does; numbers
-        past the last frame are left out. With `since`, all frames from there on are decoded, and `lost` tells
-        how many could not be; without, those far between two that are asked for are not. Reads on up to frame
+        past the last frame are left out. With `since`, all frames from there on are decoded, as one pass from
+        the start would, and `lost` tells how many could not be. Without, those far between two that are asked
+        for are not, and damage that no decoder tells may show otherwise. Reads on up to frame
         `until` (exclusive; default: just past the last index), so that `reached` then tells where the video
         ends. `beat` is called as frames are decoded. A change of the picture's size starts a new batch, of
         fewer frames where they are larger than the first: no batch but of one frame takes more memory than
@@ -197,7 +206,7 @@ class FrameReader:
     ) -> Iterator[NDArray[np.uint8]]:
         """Yield the pictures of `indices` one by one, with PyAV; count what is lost of [since, until)."""
         wanted = list(reversed(indices))
-        run = self._run = self._run_to(since, beat)
+        run = self._run_to(since, beat, settled=all_frames)
         seen = sought = since  # frames before `seen` are counted
         while True:
             self.lost += max(0, min(run.number, until) - seen)
@@ -208,49 +217,51 @@ class FrameReader:
                 break
             if not all_frames and wanted and wanted[-1] > max(run.position + _FAR, sought):
                 sought = wanted[-1]
-                run = self._run = self._run_to(sought, beat)
+                run = self._run_to(sought, beat, settled=False)
                 seen = max(seen, run.low)
                 continue
             run.advance()
             if run.faulty and not run.settled:
-                run = self._run = self._run_again(run, seen)
+                self._leave(run)
+                run = self._run_to(seen, beat, settled=True)
+                while run.position <= seen and run.advance():
+                    pass
         self.reached = min(run.position, until)
 
-    def _run_to(self, number: int, beat: Callable[[], None]) -> Run:
+    def _run_to(self, number: int, beat: Callable[[], None], *, settled: bool) -> Run:
         """Return a decoder that comes by frame `number` next, by the shortest way there is."""
         run = self._run
-        if run is not None and run.low > number:
-            run.close()
+        if run is not None and (run.low > number or (settled and not run.settled)):
+            self._close_run()
             run = None
-        if run is not None and run.settled and self._unfit:
-            run.beat = beat  # of a damaged file: coming back to here would cost more than going on
-            return run
-        at = run.position if run is not None else 0
-        for entry in self._entries_up_to(number):
-            if entry <= at:
+        # Of a damaged file a settled one goes on: coming back to where it is would cost more.
+        goes_on = run is not None and run.settled and bool(self._unfit)
+        for entry in () if goes_on else self._entries_up_to(self.index.entry_for(number, settled=settled)):
+            if run is not None and entry <= run.position:
                 break
             ahead = Run(self.path, self.index, entry, beat)
-            if ahead.begins():
-                if run is not None:
-                    run.close()
+            fit = ahead.begins()
+            while fit and settled and not ahead.settled:
+                fit = ahead.advance() and not ahead.faulty
+            if fit:
+                self._close_run()
+                self._run = ahead
                 return ahead
             ahead.close()
             self._unfit.add(entry)
         if run is None:
-            run = Run(self.path, self.index, 0, beat)
+            run = self._run = Run(self.path, self.index, 0, beat)
         run.beat = beat
         return run
 
-    def _run_again(self, run: Run, number: int) -> Run:
-        """Return a decoder that has reached frame `number` from so far back that it is settled there."""
-        while run.faulty and not run.settled:
-            run.close()
-            self._unfit.add(run.entry)
-            self._run = None
-            run = self._run_to(run.entry - 1, run.beat)
-            while run.position <= number and not run.ended and (run.settled or not run.faulty):
-                run.advance()
-        return run
+    def _leave(self, run: Run) -> None:
+        self._unfit.add(run.entry)
+        self._close_run()
+
+    def _close_run(self) -> None:
+        if self._run is not None:
+            self._run.close()
+        self._run = None
 
     def _entries_up_to(self, number: int) -> Iterator[int]:
         """Yield fit entries backward, ever further apart: in a damaged stretch there may be many bad ones."""

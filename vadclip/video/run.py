@@ -17,9 +17,6 @@ from vadclip.video.nal import NalStream
 
 # How often a stretch of frames that nobody asked for reports that it is alive.
 _BEAT_FRAMES = 256
-# What a decoder shows for a damaged picture depends on pictures that it had in memory. Measured on 2,000
-# damaged files: after two whole groups its memory is that of a decoder that came from the file's start.
-_SETTLING_GROUPS, _SETTLING_FRAMES = 2, 64
 _MAX_LATE = 16  # frames that H.264 reorders; damage can bring one of them late
 
 
@@ -43,9 +40,7 @@ class Run:
         """Whether all from here on, damaged or not, is shown as by a decoder that came from the start."""
         self.ended = False
         self._index = index
-        later = index.entries[np.searchsorted(index.entries, entry, "right") :]
-        settles = later[_SETTLING_GROUPS - 1 : _SETTLING_GROUPS]
-        self._settles_at = max(int(settles[0]), entry + _SETTLING_FRAMES) if len(settles) else None
+        self._settles_at = index.settles_at(entry)
         self._current: VideoFrame | None = None
         self._before: VideoFrame | None = None
         self._to_rgb = VideoReformatter()
