@@ -21,7 +21,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from vadclip.errors import InputError
 from vadclip.tracking.registry import view_addresses
-from vadclip.tracking.runs import store_uri
+from vadclip.tracking.store import store_uri
 
 
 def main() -> None:

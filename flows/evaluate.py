@@ -1,5 +1,6 @@
 """Stage 5: scores.parquet + manifest.parquet -> figures, plots/ and report.html; no model, no GPU."""
 
+from functools import partial
 from pathlib import Path
 
 from flows import run_stage
@@ -9,13 +10,12 @@ from vadclip.evaluate.report import write_metrics, write_plots, write_report
 from vadclip.manifest import dataset_root, read_manifest
 from vadclip.score.table import read_scores
 from vadclip.tracking import runs as tracking
-from vadclip.tracking.lineage import lineage_tags
-from vadclip.tracking.naming import describe_run, named_tracking
+from vadclip.tracking.naming import describe_run, lineage_tags, named_tracking
 
 MANIFEST, SCORES = Path("manifest.parquet"), Path("scores.parquet")
 METRICS, FIGURES = Path("metrics.json"), Path("figures.json")
 PLOTS, REPORT = Path("plots"), Path("report.html")
-RUN = Path("model/run.json")
+MODEL = Path("model")
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def main() -> None:
         names = [name for name, why in evaluation.undefined.items() if why == reason]
         print(f"evaluate: not defined: {', '.join(names)}: {reason}")
     tracking.add_to_run(
-        RUN,
+        MODEL / "run.json",
         params=flatten(params.model_dump(include={"score", "evaluate"})),
         metrics={**evaluation.metrics, **flatten(evaluation.by_class, "class/")},
         artifacts=[MANIFEST, SCORES, METRICS, FIGURES, PLOTS, REPORT],
@@ -60,6 +60,7 @@ def main() -> None:
         tracking=named_tracking(params),
         description=describe_run(evaluation.metrics, evaluation.intervals),
         criterion="val_video_ap" if manifest.dataset == "xd_violence" else "val_video_auc",
+        training=partial(tracking.log_past_training, MODEL, MANIFEST, manifest, params),
     )
 
 

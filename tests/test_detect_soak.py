@@ -35,8 +35,8 @@ from vadclip.model.folder import read_model_info
 from vadclip.model.inference import class_texts
 from vadclip.sample.world import CLASSES, sample_plans
 from vadclip.score.table import read_scores
-from vadclip.tracking.runs import SERVED_PARAMS
 from vadclip.tracking.served import requirements, write_served
+from vadclip.tracking.store import SERVED_PARAMS
 
 pytestmark = pytest.mark.soak
 LEFT_OUT, EVERY, EVERY_TEST = "Explosion", 4, 1

@@ -19,7 +19,7 @@ from vadclip.config import TrackingParams
 from vadclip.errors import InputError
 from vadclip.model.folder import save_model
 from vadclip.model.inference import class_texts, video_output
-from vadclip.tracking.lineage import lineage_tags
+from vadclip.tracking.naming import lineage_tags
 from vadclip.tracking.registry import fetch_model, view_addresses
 from vadclip.tracking.runs import add_to_run, training_run
 from vadclip.train.history import EpochRecord, StepRecord
@@ -170,11 +170,11 @@ def test_kill_minus_9_leaves_one_run_without_gaps(root, tracking, tmp_path):
     """The process dies with records unsent; its run goes on here and gets them."""
     script = f"""
         import os, pathlib, signal
-        import vadclip.tracking.logger
+        import vadclip.tracking.runs
         from vadclip.config import TrackingParams
         from vadclip.train.history import StepRecord
         from vadclip.tracking.runs import training_run
-        vadclip.tracking.logger.FLUSH_SECONDS = 0.0
+        vadclip.tracking.runs.FLUSH_SECONDS = 0.0
         tracking = TrackingParams(experiment={tracking.experiment!r}, uri=None, run_name=None)
         with training_run(name="x", params={PARAMS}, tags={{}}, tracking=tracking,
                           identity_file=pathlib.Path({str(tmp_path / "run.json")!r})) as run:
@@ -420,8 +420,8 @@ def test_the_environment_beats_the_params_and_a_bad_store_is_said(tracking, tmp_
 
 
 def test_what_could_not_be_sent_is_sent_later(root, tracking, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vadclip.tracking.logger.FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr("vadclip.tracking.logger.RETRY_SECONDS", 0.0)
+    monkeypatch.setattr("vadclip.tracking.runs.FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("vadclip.tracking.runs.RETRY_SECONDS", 0.0)
     with _open(tracking, tmp_path) as run:
         with monkeypatch.context() as broken:
             broken.setattr(mlflow.MlflowClient, "log_batch", _raise_os_error)

@@ -13,6 +13,8 @@ from clip_helpers import random_state, tiny_config, write_clip
 from conftest import PROJECT
 from training_helpers import CLASSES, video
 
+import flows.evaluate
+import flows.score
 import flows.train
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
@@ -21,7 +23,7 @@ from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import Manifest, write_manifest
 from vadclip.model.folder import load_model
-from vadclip.tracking.logger import TrainingRun
+from vadclip.tracking.runs import TrainingRun
 
 OUTPUTS = {"epochs.json", "model.json", "model.safetensors", "run.json", "steps.csv"}
 VIDEOS = tuple(
@@ -146,6 +148,37 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     model, loaded = load_model(project / "model", clip.text, "cpu")
     assert loaded.feature_provenance["embed_dim"] == 64
     assert not model.training
+
+    # The store is back: the next evaluate tells it all that it has missed, once.
+    before = {path: path.read_bytes() for path in (project / "model").iterdir()}
+    _change("tracking", uri=None)
+    _change("evaluate", bootstrap_resamples=5, timelines=0)
+    flows.score.main()
+    for _ in range(2):
+        flows.evaluate.main()
+    assert {path: path.read_bytes() for path in (project / "model").iterdir()} == before
+    (caught_up,) = (
+        other
+        for other in client.search_runs([experiment.experiment_id])
+        if other.info.run_id != run.info.run_id
+    )
+    assert caught_up.info.status == "FINISHED"
+    assert run.data.params.items() <= caught_up.data.params.items()
+    assert caught_up.data.tags["seeds"] == run.data.tags["seeds"]
+    for key in ("train/loss", "train/contrast", "epoch/val_video_auc"):
+        one, other = (
+            sorted((metric.step, metric.value) for metric in client.get_metric_history(each, key))
+            for each in (run.info.run_id, caught_up.info.run_id)
+        )
+        assert one == other
+    assert caught_up.data.metrics["train/selected_epoch"] == info["epoch"]
+    assert len(caught_up.inputs.dataset_inputs) == len(run.inputs.dataset_inputs)
+    versions = {
+        str(each.version): each.run_id for each in client.search_model_versions("name='vadclip-videos'")
+    }
+    assert versions == {"1": run.info.run_id, "2": caught_up.info.run_id}
+    # The first run had no evaluation, so this one's model is the first that can be champion.
+    assert str(client.get_model_version_by_alias("vadclip-videos", "champion").version) == "2"
 
 
 def test_only_what_decides_the_result_starts_a_training_afresh(project, monkeypatch, capsys):

@@ -78,7 +78,7 @@ def read_index(folder: Path) -> tuple[tuple[IndexRow, ...], Provenance]:
     refuse_bucket_store(folder)
     path = folder / INDEX_NAME
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table would import pandas, which takes a second
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; the extract stage writes it") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -99,7 +99,7 @@ class ProbeCache:
 
 def _read(file: Path) -> dict[str, tuple[Identity, Probe]]:
     try:
-        table = pq.read_table(file)
+        table = pq.ParquetFile(file).read()
     except (OSError, pa.ArrowInvalid):  # absent, or damaged: only a memory
         return {}
     if not table.schema.equals(_SCHEMA, check_metadata=True):

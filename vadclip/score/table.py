@@ -188,7 +188,7 @@ def read_scores(path: Path | str) -> Scores:
     one piece (a table that was edited or sorted anew).
     """
     try:
-        table = pq.read_table(path)
+        table = pq.ParquetFile(path).read()  # read_table would import pandas, which takes a second
     except FileNotFoundError:
         raise InputError(f"{path}: no such scores; the score stage writes them") from None
     except (pa.ArrowInvalid, OSError) as error:

@@ -1,19 +1,22 @@
-"""What runs, experiments and datasets are called in the tracking store: names that people can tell apart."""
+"""What a training's run is in the tracking store: its identity, its name, the code and data that it has."""
 
 import hashlib
 import json
+import os
 import re
 import subprocess
+import uuid
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from vadclip.config import DatasetParams, Params, TrackingParams, flatten
+from vadclip.files import write_text_atomic
 from vadclip.manifest import SPLITS, Manifest, Video
-from vadclip.tracking.lineage import lineage_tags
 
 SEED = "train.seed"
 LOGGED_SECTIONS = {"dataset", "clip", "ingest", "extract", "model", "train"}
@@ -22,6 +25,42 @@ VALIDATION = "vadclip.validation"
 HEADLINES = ("auc", "zero_shot_auc", "gain_auc", "ap", "zero_shot_ap", "gain_ap", "ano_auc", "map_avg")
 _UNNAMED = ("execution.", "tracking.")  # they change no result
 _SHORT_SEED = "s"
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """The content of run.json."""
+
+    model_id: str
+    """Made once per training; finds the run even if a kill came before `run_id` was written down."""
+    name: str
+    experiment: str
+    run_id: str | None
+    """None if the store was away."""
+    registered: str = ""
+    """The name under which the model is registered."""
+
+    @classmethod
+    def new(cls, name: str, tracking: TrackingParams, registered: str = "") -> "RunIdentity":
+        """Make an identity.
+
+        tracking.run_name replaces `name`, which tells the settings. DVC's name of the experiment ends
+        either; without both, a few letters of the id tell runs of equal settings apart.
+        """
+        model_id = uuid.uuid4().hex
+        ending = os.environ.get("DVC_EXP_NAME") or (None if tracking.run_name else model_id[:4])
+        full = "-".join(filter(None, (tracking.run_name or name, ending)))
+        assert tracking.experiment is not None, "the caller names it after the dataset"
+        return cls(model_id, full, tracking.experiment, None, registered)
+
+    @classmethod
+    def read(cls, path: Path) -> "RunIdentity | None":
+        """Read run.json; None if there is none."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))) if path.exists() else None
+
+    def write(self, path: Path) -> None:
+        """Write run.json."""
+        write_text_atomic(path, json.dumps(asdict(self), indent=2) + "\n")
 
 
 def dataset_name(params: DatasetParams) -> str:
@@ -167,3 +206,38 @@ def describe_run(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
         )
     lines.append("\nThe report is the artifact `report.html`, intervals and figures by class `figures.json`.")
     return "\n".join(lines)
+
+
+def lineage_tags(features: str = "features") -> dict[str, str]:
+    """Return `git_commit`, `git_dirty` and `data_version` of the working folder, as far as there is any.
+
+    Dirty means changed tracked files, dvc.lock left out: it always changes while a pipeline runs. The data
+    version is the hash that dvc.lock holds of the feature store.
+    """
+    tags: dict[str, str] = {}
+    if commit := _git("rev-parse", "HEAD"):
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
+        tags |= {"git_commit": commit, "git_dirty": str(bool(changed)).lower()}
+    if version := _locked_hash(Path("dvc.lock"), features):
+        tags["data_version"] = version
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        run = subprocess.run(["git", *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None  # no git, no repository, no commit: there is nothing to say then
+    return run.stdout.strip()
+
+
+def _locked_hash(lock: Path, out: str) -> str | None:
+    try:
+        stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+    for stage in stages.values():
+        for entry in stage.get("outs", []):
+            if entry.get("path") == out:
+                return str(entry["md5"]) if "md5" in entry else None
+    return None

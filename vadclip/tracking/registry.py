@@ -1,4 +1,4 @@
-"""MLflow's store for those who use a model: a model, a run's scores, and whether the store answers."""
+"""What the store gives to those who use models: the champion, a model, a run's scores, a view of the runs."""
 
 import os
 import sys
@@ -6,13 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import mlflow
+from mlflow.entities import Run
 from mlflow.models import Model
 
 from vadclip.errors import InputError
-from vadclip.tracking.mirroring import first_line, within
-from vadclip.tracking.runs import PROBE_SECONDS, VIEW, shown_store, store_uri
+from vadclip.tracking.naming import VALIDATION
+from vadclip.tracking.store import (
+    MODEL_VERSION,
+    PROBE_SECONDS,
+    VIEW,
+    first_line,
+    say,
+    shown_store,
+    store_uri,
+    within,
+)
 
 SCHEME = "models:/"
+CHAMPION = "champion"
+_CROWN_TRIES = 3
 
 
 def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
@@ -98,6 +110,43 @@ def view_addresses(port: int, uri: str | None = None) -> list[str]:
         for each in experiments
         if f"mlflow.sharedViewState.{VIEW}" in each.tags
     ]
+
+
+def crown(client: mlflow.MlflowClient, run_id: str, name: str, criterion: str) -> None:
+    """Make a run's model the champion of its name, if it is the first, the best, or validated otherwise.
+
+    A model that was picked on the test set or imported never is, nor one without the figure. Two that are
+    crowned at once are settled by looking again.
+    """
+    mine = client.get_run(run_id)
+    version = mine.data.tags.get(MODEL_VERSION, "").rpartition("/")[2]
+    figure = mine.data.metrics.get(criterion)
+    if not version or figure is None or mine.data.tags.get("test-selected") == "true":
+        return
+    for _ in range(_CROWN_TRIES):
+        holder = _champion(client, name)
+        if holder is not None:
+            there = holder.data.metrics.get(criterion, -1.0)
+            same = holder.data.tags.get(VALIDATION) == mine.data.tags.get(VALIDATION)
+            if holder.info.run_id == run_id:
+                return
+            if same and there >= figure:
+                say(f"champion of {name} stays run {holder.info.run_name} ({criterion} {there:.4f})")
+                return
+            if not same:
+                say(f"the champion of {name} before had other validation videos: it was not compared")
+        client.set_registered_model_alias(name, CHAMPION, version)
+        say(f"version {version} is the champion of {name} ({criterion} {figure:.4f})")
+
+
+def _champion(client: mlflow.MlflowClient, name: str) -> Run | None:
+    try:
+        found = client.get_model_version_by_alias(name, CHAMPION)
+        return client.get_run(found.run_id) if found.run_id else None
+    except mlflow.MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
 
 
 if __name__ == "__main__":

@@ -1,81 +1,39 @@
-"""MLflow, the mirror of what the stages write to files; the only module that imports it.
+"""The runs in MLflow, as the stages see them: a mirror of what they write to files.
 
-One run stands for one trained model: train opens it, score and evaluate add to it, by the model's run.json.
-When the store is away or fails, a line says so and the stage goes on: its files are the truth. Nothing is
-logged twice: a resumed training is told its past again, and what the store has already is dropped here.
-
-Traps of MLflow that shape this module: a param cannot change its value, and trying marks the run as failed,
-so stages compute first and log last; a server that does not answer is tried for minutes by default.
+One run stands for one trained model: train opens it, and evaluate adds to it, by the model's run.json. When
+the store is away or fails, a line says so and the stage goes on: its files are the truth, and the next
+evaluate tells the store what it has missed. Nothing is logged twice: a resumed training is told its past
+again, and what the store has already is dropped here.
 """
 
+import csv
 import json
-import logging
-import os
-import re
+import shutil
 import tempfile
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-# MLflow reads these when it is imported or first used. A user's own settings win.
-for _name, _value in (
-    ("MLFLOW_DISABLE_TELEMETRY", "true"),
-    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
-    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
-    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
-    ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5"),
-    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
-):
-    os.environ.setdefault(_name, _value)
-
-import mlflow  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run  # noqa: E402
-from mlflow.models import ModelSignature  # noqa: E402
-from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
-
-from vadclip.checkout import main_checkout  # noqa: E402
-from vadclip.config import TrackingParams  # noqa: E402
-from vadclip.tracking.identity import RunIdentity  # noqa: E402
-from vadclip.tracking.lineage import lineage_tags  # noqa: E402
-from vadclip.tracking.logger import LAST_EPOCH, LAST_STEP, LoggedRecord, TrainingRun  # noqa: E402
-from vadclip.tracking.mirroring import Forgiving, say, within  # noqa: E402
-from vadclip.tracking.naming import VALIDATION  # noqa: E402
+from vadclip.config import Params, TrackingParams
+from vadclip.errors import InputError
+from vadclip.manifest import Manifest
+from vadclip.tracking.naming import RunIdentity, training_facts
+from vadclip.tracking.registry import crown
+from vadclip.tracking.store import Forgiving, LoggedRecord, Store, open_store, say
+from vadclip.train.history import EPOCHS_FILE, STEPS_FILE, EpochRecord, StepRecord
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from vadclip.config import ClipParams
 
-PROBE_SECONDS = 5.0
-# Inputs are features or addresses, of which a schema knows one kind only: the model checks them itself.
-SERVED_PARAMS = ParamSchema(
-    [ParamSpec("input", DataType.string, "features"), ParamSpec("threshold", DataType.double, -1.0)]
-)
-MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
-MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
-CHAMPION = "champion"
-_CROWN_TRIES = 3
-VIEW = "vadclip"
-_COLUMNS = [
-    *(f"metrics.`{name}`" for name in ("auc", "ap", "map_avg", "val_video_auc", "zero_shot_auc", "gain_auc")),
-    *(f"params.`{name}`" for name in ("train.learning_rate", "train.seed", "model.temporal")),
-]
-EXPERIMENT_TAGS = {
-    # The view for the training of models, not the one for language models' prompts.
-    "mlflow.experimentKind": "custom_model_development",
-    "mlflow.note.content": (
-        "Runs of VadCLIP-flow, one a trained model. Their names begin with what differs from the committed "
-        "params. Figures without a prefix are those of the test videos and of the chosen epoch's validation."
-    ),
-    f"mlflow.sharedViewState.{VIEW}": json.dumps(
-        {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`auc`", "orderByAsc": False}
-    ),
-}
+FLUSH_SECONDS = 10.0
+RETRY_SECONDS = 60.0
+RECORDS_PER_BATCH = 100  # a record has up to seven numbers; MLflow takes 1,000 of them at once
+STEP_METRICS = ("loss", "gradient_norm", "learning_rate")  # beside the loss terms that the model has
 
 
 @contextmanager
@@ -88,21 +46,25 @@ def training_run(
     identity_file: Path,
     registered: str = "",
     splits: Mapping[str, tuple[str, int]] | None = None,
-) -> Iterator[TrainingRun]:
+    live: bool = True,
+) -> Iterator["TrainingRun"]:
     """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
 
     `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
     any moment leaves one run. Where that run has other params, it is left alone and a new one begins. The
     model is registered under `registered`, if that is given; `splits` are digest and number of videos of
-    each.
+    each. The machine's load is logged with it, unless the training is not `live`.
     """
     identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking, registered)
     identity.write(identity_file)
     run = TrainingRun(identity, None)
-    if store := _open(tracking):
+    if store := open_store(tracking):
         with Forgiving("no run was opened"):
-            run = store.begin(identity, name, params, tags, tracking, identity_file)
-            store.log_splits(run.identity, splits or {})
+            identity, last_step, last_epoch = store.begin(
+                identity, name, params, tags, tracking, identity_file, live=live
+            )
+            run = TrainingRun(identity, store, last_step=last_step, last_epoch=last_epoch)
+            store.log_splits(identity, splits or {})
     try:
         yield run
     except KeyboardInterrupt:
@@ -124,11 +86,13 @@ def add_to_run(
     tracking: TrackingParams,
     description: str = "",
     criterion: str | None = None,
+    training: Callable[[], None] | None = None,
 ) -> None:
     """Add a later stage's params, numbers and files to the run of the model that `run_file` (run.json) names.
 
     `description` is the run's, in Markdown. With `criterion`, a validation figure, the model becomes the
-    champion of its name if it is the best by that.
+    champion of its name if it is the best by that. Where the store has not got the model, `training` is
+    called first to log it (see `log_past_training`).
 
     To be called once the stage's files are written. If the store does not know the run, a new one stands for
     the model from then on; if a param has another value there, the stage's results go to a child run of it.
@@ -136,290 +100,136 @@ def add_to_run(
     identity = RunIdentity.read(run_file)
     if identity is None:
         say(f"{run_file} is missing: nothing was logged")
-    elif store := _open(tracking):
+    elif store := open_store(tracking):
         with Forgiving(f"logging {stage} to {identity.name} failed"):
+            if training is not None and store.lacks_model(identity):
+                training()
             run_id = store.add(identity, params, metrics, artifacts, stage)
             if description:
                 store.describe(run_id, description)
             if criterion is not None:
-                store.crown(run_id, identity.registered, criterion)
+                crown(store.client, run_id, identity.registered, criterion)
 
 
-class Store:
-    """An MLflow store that has answered, and this project's experiment in it."""
+def log_past_training(model_folder: Path, manifest_file: Path, manifest: Manifest, params: Params) -> None:
+    """Tell the store, from the files of a training, what the training could not tell it.
 
-    def __init__(self, uri: str, experiment: str) -> None:
-        users = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(
-            uri
-        )  # it writes the variable too, which from then on would look like the user's
-        if users is None:
-            os.environ.pop("MLFLOW_TRACKING_URI", None)
-        self._client = mlflow.MlflowClient(uri)
-        if found := self._client.get_experiment_by_name(experiment):
-            self._experiment_id: str = found.experiment_id
-        else:
-            # Servers know where their artifacts belong; for a database it is a folder in the project.
-            place = None if _is_server(uri) else (main_checkout() / "mlartifacts").as_uri()
-            try:
-                self._experiment_id = self._client.create_experiment(
-                    experiment, artifact_location=place, tags=EXPERIMENT_TAGS
-                )
-            except mlflow.MlflowException:  # another process was first
-                there = self._client.get_experiment_by_name(experiment)
-                if there is None:
-                    raise
-                self._experiment_id = there.experiment_id
+    That is all but the times and the machine's load. Raises InputError if the files are not whole, or params
+    lead to another CLIP than the model's.
+    """
+    # They need torch, which evaluate does without.
+    from vadclip.clip.frozen import load_clip
+    from vadclip.model.folder import load_model
+    from vadclip.model.inference import class_texts
 
-    def begin(
-        self,
-        identity: RunIdentity,
-        name: str,
-        params: Mapping[str, Any],
-        tags: Mapping[str, str],
-        tracking: TrackingParams,
-        identity_file: Path,
-    ) -> TrainingRun:
-        """Make the training's run the active one, new or known, with system metrics."""
-        run = self._find(identity)
-        if run and _conflicts(run, params):
-            run, identity = None, RunIdentity.new(name, tracking, identity.registered)
-            identity.write(identity_file)
-        last_step, last_epoch = 0, 0
-        if run:
-            last_step = self._last_step(run.info.run_id, LAST_STEP)
-            last_epoch = self._last_step(run.info.run_id, LAST_EPOCH)
-            mlflow.start_run(run_id=run.info.run_id, log_system_metrics=True)
-        else:
-            run = mlflow.start_run(
-                experiment_id=self._experiment_id,
-                run_name=identity.name,
-                tags={MODEL_ID: identity.model_id, **lineage_tags(), **tags},
-                log_system_metrics=True,
-            )
-        try:
-            identity = replace(identity, run_id=run.info.run_id)
-            identity.write(identity_file)
-            self._log_params(run, params)
-        except BaseException:
-            mlflow.end_run("FAILED")
-            raise
-        say(f"run {identity.name} in experiment {identity.experiment}")
-        return TrainingRun(identity, self, last_step=last_step, last_epoch=last_epoch)
+    say("the store has not got this training: it is told now")
+    clip = load_clip(params.clip, device="cpu")
+    model, info = load_model(model_folder, clip.text, "cpu")
+    if info.clip.fingerprint != clip.fingerprint:
+        raise InputError(f"{model_folder} was trained with another CLIP than params.yaml names")
+    facts = training_facts(params, manifest, info.feature_fingerprint, test_selected=info.test_selected)
+    with tempfile.TemporaryDirectory() as folder:
+        run_file = Path(folder) / "run.json"  # the model folder is DVC's: it stays as train wrote it
+        shutil.copyfile(model_folder / "run.json", run_file)
+        with training_run(**facts, identity_file=run_file, live=False) as run:
+            run.curves(model_folder)
+            run.model(model_folder, class_texts(model, "fp32"), params.clip)
+            epoch = {} if info.epoch is None else {"train/selected_epoch": info.epoch}
+            run.metrics({**epoch, **info.validation})
+            run.artifacts([manifest_file, model_folder / EPOCHS_FILE, model_folder / STEPS_FILE])
 
-    def add(
-        self,
-        identity: RunIdentity,
-        params: Mapping[str, Any],
-        metrics: Mapping[str, float],
-        artifacts: Sequence[Path],
-        stage: str,
-    ) -> str:
-        """Log what `add_to_run` is given; return the run's id."""
-        run = self._find(identity)
-        if run is None:
-            run = self._create(identity.name, {MODEL_ID: identity.model_id, "vadclip.begun_by": stage})
-            say(f"the store does not know run {identity.name}: a new run of that name has the results")
-        elif changed := ", ".join(_conflicts(run, params)):
-            parent = run
-            run = self._child(parent, params) or self._create(
-                f"{identity.name}-{stage}", {PARENT: parent.info.run_id, "vadclip.changed_params": changed}
-            )
-            say(f"{changed} changed since run {identity.name}: a child run of it has the results")
-        self._log_params(run, params)
-        self.log_metrics(run.info.run_id, metrics)
-        self.log_artifacts(run.info.run_id, artifacts)
-        return str(run.info.run_id)
 
-    def log_splits(self, identity: RunIdentity, splits: Mapping[str, tuple[str, int]]) -> None:
-        """Log each split as a dataset of the run; one that is there is not repeated."""
-        source = json.dumps({"uri": identity.registered})
-        inputs = [
-            DatasetInput(
-                Dataset(name=f"{identity.registered or 'videos'}-{split}", digest=digest, source_type="code",
-                        source=source),
-                tags=[InputTag("mlflow.data.context", split), InputTag("videos", str(count))],
-            )
-            for split, (digest, count) in splits.items()
-            if count
-        ]  # fmt: skip
-        if inputs:
-            assert identity.run_id is not None, "the run has begun"
-            self._client.log_inputs(identity.run_id, datasets=inputs)
+class TrainingRun:
+    """A training's run, as history.TrainLogger and for what comes at its end; silent without a store.
 
-    def describe(self, run_id: str, description: str) -> None:
-        """Give a run, and its registered model's version, their description."""
-        self._client.set_tag(run_id, "mlflow.note.content", description)
-        tags = self._client.get_run(run_id).data.tags
-        if MODEL_VERSION in tags:
-            name, version = tags[MODEL_VERSION].rsplit("/", 1)
-            self._client.update_model_version(name, version, f"{description}\n\nRun: {run_id}")
+    Up to `last_step` and `last_epoch` the run has what it is told; both are 0 if it is new.
+    """
 
-    def crown(self, run_id: str, name: str, criterion: str) -> None:
-        """Make a run's model the champion of its name, if it is the first, the best, or validated otherwise.
-
-        A model that was picked on the test set or imported never is, nor one without the figure. Two that are
-        crowned at once are settled by looking again.
-        """
-        mine = self._client.get_run(run_id)
-        version = mine.data.tags.get(MODEL_VERSION, "").rpartition("/")[2]
-        figure = mine.data.metrics.get(criterion)
-        if not version or figure is None or mine.data.tags.get("test-selected") == "true":
-            return
-        for _ in range(_CROWN_TRIES):
-            holder = self._champion(name)
-            if holder is not None:
-                there = holder.data.metrics.get(criterion, -1.0)
-                same = holder.data.tags.get(VALIDATION) == mine.data.tags.get(VALIDATION)
-                if holder.info.run_id == run_id:
-                    return
-                if same and there >= figure:
-                    say(f"champion of {name} stays run {holder.info.run_name} ({criterion} {there:.4f})")
-                    return
-                if not same:
-                    say(f"the champion of {name} before had other validation videos: it was not compared")
-            self._client.set_registered_model_alias(name, CHAMPION, version)
-            say(f"version {version} is the champion of {name} ({criterion} {figure:.4f})")
-
-    def _champion(self, name: str) -> Run | None:
-        try:
-            found = self._client.get_model_version_by_alias(name, CHAMPION)
-            return self._client.get_run(found.run_id) if found.run_id else None
-        except mlflow.MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                return None
-            raise
-
-    def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
-        """Log records in one transaction."""
-        entries = [
-            Metric(key, value, record.time_ms, record.step)
-            for record in records
-            for key, value in record.numbers.items()
-        ]
-        self._client.log_batch(run_id, metrics=entries)
-
-    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log single numbers; one that is there is not repeated, a changed one gets the next step."""
-        run = self._client.get_run(run_id)
-        before, model = run.data.metrics, run.data.tags.get(MODEL_LOGGED)
-        now = time.time_ns() // 1_000_000
-        entries = []
-        for given, value in metrics.items():
-            key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
-            if key not in before:
-                entries.append(Metric(key, float(value), now, 0, model_id=model))
-            elif before[key] != float(value):
-                step = self._last_step(run_id, key) + 1
-                entries.append(Metric(key, float(value), now, step, model_id=model))
-        for start in range(0, len(entries), 1000):
-            self._client.log_batch(run_id, metrics=entries[start : start + 1000])
-
-    def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
-        """Log files at the top and folders under their own name; what does not exist is left out."""
-        for path in paths:
-            if path.is_dir():
-                self._client.log_artifacts(run_id, str(path), path.name)
-            elif path.exists():
-                self._client.log_artifact(run_id, str(path))
-
-    def log_model(
-        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams", registered: str
+    def __init__(
+        self, identity: RunIdentity, store: Store | None, *, last_step: int = 0, last_epoch: int = 0
     ) -> None:
-        """Log and register the active run's pyfunc: data, this package's code, signature, requirements."""
-        # They need torch, without which the other stages' tracking works.
-        from vadclip.tracking.served import requirements, write_served
+        self.identity = identity
+        self._store = store
+        self._last_step, self._last_epoch = last_step, last_epoch
+        self._waiting: list[LoggedRecord] = []
+        self._next_flush = time.monotonic() + FLUSH_SECONDS
 
-        if MODEL_LOGGED in self._client.get_run(run_id).data.tags:
-            return
-        with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # that an example is missing: the signature says it all
-            data, code = write_served(Path(temporary), model_folder, text_KD, clip)
-            logged = mlflow.pyfunc.log_model(
-                name="model",
-                loader_module="vadclip.tracking.served",
-                data_path=str(data),
-                code_paths=[str(code)],
-                signature=ModelSignature(params=SERVED_PARAMS),
-                pip_requirements=requirements(),
-                registered_model_name=registered or None,
+    def step(self, record: StepRecord) -> None:
+        """Log an update under its step, unless the run has it."""
+        if record.step > self._last_step:
+            numbers = {name: getattr(record, name) for name in STEP_METRICS} | record.terms()
+            numbers = {f"train/{name}": value for name, value in numbers.items()}
+            self._wait(LoggedRecord(numbers, record.step, record.time_ms))
+
+    def epoch(self, record: EpochRecord) -> None:
+        """Log an epoch's figures under its number, unless the run has them."""
+        if record.epoch > self._last_epoch:
+            numbers = {f"epoch/{name}": value for name, value in record.flat().items()}
+            self._wait(LoggedRecord(numbers, record.epoch, record.time_ms))
+
+    def curves(self, model_folder: Path) -> None:
+        """Log what steps.csv and epochs.json in `model_folder` hold and the run has not."""
+        now = time.time_ns() // 1_000_000
+        with (model_folder / STEPS_FILE).open(newline="", encoding="utf-8") as opened:
+            for row in csv.DictReader(opened):
+                step = int(row.pop("step"))
+                numbers = {f"train/{name}": float(text) for name, text in row.items() if text}
+                del numbers["train/epoch"]
+                if step > self._last_step:
+                    self._wait(LoggedRecord(numbers, step, now))
+        for figures in json.loads((model_folder / EPOCHS_FILE).read_text(encoding="utf-8")):
+            epoch = figures.pop("epoch")
+            if epoch > self._last_epoch:
+                numbers = {f"epoch/{name}": value for name, value in figures.items()}
+                self._wait(LoggedRecord(numbers, epoch, now))
+
+    def metrics(self, metrics: Mapping[str, float]) -> None:
+        """Log single numbers."""
+        self._mirror(lambda store, run_id: store.log_metrics(run_id, metrics))
+
+    def artifacts(self, paths: Sequence[Path]) -> None:
+        """Log files, and folders under their own name; what does not exist is left out."""
+        self._mirror(lambda store, run_id: store.log_artifacts(run_id, paths))
+
+    def model(self, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams") -> None:
+        """Log the model, with the text features of its K classes and its CLIP, to be served; once per run."""
+        self._mirror(
+            lambda store, run_id: store.log_model(
+                run_id, model_folder, text_KD, clip, self.identity.registered
             )
-        if registered:
-            version = logged.registered_model_version
-            self._client.set_tag(run_id, MODEL_VERSION, f"{registered}/{version}")
-        self._client.set_tag(run_id, MODEL_LOGGED, logged.model_id)
+        )
 
     def end(self, status: str) -> None:
-        """Close the active run."""
-        mlflow.end_run(status)
+        """Send what waits and close the run."""
+        self._flush()
+        if self._waiting:
+            say(f"{len(self._waiting)} records of {self.identity.name} could not be logged")
+        self._mirror(lambda store, run_id: store.end(status))
 
-    def _find(self, identity: RunIdentity) -> Run | None:
-        if identity.run_id:
-            try:
-                run = self._client.get_run(identity.run_id)
-            except mlflow.MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                    raise
-            else:
-                if run.info.lifecycle_stage == "active":
-                    return run
-        return next(iter(self._search(f"tags.`{MODEL_ID}` = '{identity.model_id}'")), None)
+    def _wait(self, record: LoggedRecord) -> None:
+        if self._store is not None:
+            self._waiting.append(record)
+            if time.monotonic() >= self._next_flush:
+                self._flush()
 
-    def _child(self, parent: Run, params: Mapping[str, Any]) -> Run | None:
-        children = self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")
-        return next((run for run in children if not _conflicts(run, params)), None)
+    def _flush(self) -> None:
+        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        while self._waiting:
+            # Whole records in their order, so that the highest step in the store tells what is missing there.
+            part = self._waiting[:RECORDS_PER_BATCH]
+            if not self._mirror(partial(_send, part)):
+                self._next_flush = time.monotonic() + RETRY_SECONDS
+                return
+            del self._waiting[: len(part)]
 
-    def _search(self, condition: str) -> list[Run]:
-        return list(self._client.search_runs([self._experiment_id], condition))
-
-    def _create(self, name: str, tags: Mapping[str, str]) -> Run:
-        run = self._client.create_run(self._experiment_id, run_name=name, tags={**lineage_tags(), **tags})
-        self._client.set_terminated(run.info.run_id, "FINISHED")
-        return run
-
-    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
-        missing = [Param(key, _text(value)) for key, value in params.items() if key not in run.data.params]
-        for start in range(0, len(missing), 100):
-            self._client.log_batch(run.info.run_id, params=missing[start : start + 100])
-
-    def _last_step(self, run_id: str, key: str) -> int:
-        return max((metric.step for metric in self._client.get_metric_history(run_id, key)), default=0)
+    def _mirror(self, action: Callable[[Store, str], None]) -> bool:
+        store, run_id = self._store, self.identity.run_id
+        if store is None or run_id is None:
+            return False
+        with Forgiving(f"logging to {self.identity.name} failed") as attempt:
+            action(store, run_id)
+        return attempt.ok
 
 
-def store_uri(uri: str | None) -> str:
-    """Return where runs are logged: by MLFLOW_TRACKING_URI, the params' `uri`, or the project's own file."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
-
-
-def shown_store(uri: str) -> str:
-    """Return a store's address without its password."""
-    place = urlsplit(uri)
-    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
-
-
-def _open(tracking: TrackingParams) -> Store | None:
-    """Return the store, or None after a line that says why there is none."""
-    for logger in ("mlflow", "alembic", "urllib3"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
-    uri = store_uri(tracking.uri)
-    with Forgiving(f"{shown_store(uri)} is not usable, nothing is logged there"):
-        if _is_server(uri):
-            within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
-        assert tracking.experiment is not None, "the caller names it after the dataset"
-        return Store(uri, tracking.experiment)
-    return None
-
-
-def _is_server(uri: str) -> bool:
-    return urlsplit(uri).scheme in ("http", "https")
-
-
-def _conflicts(run: Run, params: Mapping[str, Any]) -> list[str]:
-    there = run.data.params
-    return [key for key, value in params.items() if key in there and there[key] != _text(value)]
-
-
-def _text(value: object) -> str:
-    return str(value)[:5000]  # MLflow's limit is 6,000
+def _send(records: Sequence[LoggedRecord], store: Store, run_id: str) -> None:
+    store.log_records(run_id, records)

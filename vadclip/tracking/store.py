@@ -1,0 +1,394 @@
+"""An MLflow store: finding it, what this project writes there, and how that may fail.
+
+Traps of MLflow that shape this module: a param cannot change its value, and trying marks the run as failed,
+so stages compute first and log last; a server that does not answer is tried for minutes by default.
+"""
+
+import json
+import logging
+import os
+import re
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+# MLflow reads these when it is imported or first used. A user's own settings win.
+for _name, _value in (
+    ("MLFLOW_DISABLE_TELEMETRY", "true"),
+    ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
+    ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
+    ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
+    ("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "5"),
+    ("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false"),
+):
+    os.environ.setdefault(_name, _value)
+
+import mlflow  # noqa: E402
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run  # noqa: E402
+from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
+
+from vadclip.checkout import main_checkout  # noqa: E402
+from vadclip.config import TrackingParams  # noqa: E402
+from vadclip.tracking.naming import RunIdentity, lineage_tags  # noqa: E402
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vadclip.config import ClipParams
+
+PROBE_SECONDS = 5.0
+# Inputs are features or addresses, of which a schema knows one kind only: the model checks them itself.
+SERVED_PARAMS = ParamSchema(
+    [ParamSpec("input", DataType.string, "features"), ParamSpec("threshold", DataType.double, -1.0)]
+)
+MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
+MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
+_LAST_STEP, _LAST_EPOCH = "train/loss", "epoch/loss"  # the metrics that tell how far a run has come
+VIEW = "vadclip"
+_COLUMNS = [
+    *(f"metrics.`{name}`" for name in ("auc", "ap", "map_avg", "val_video_auc", "zero_shot_auc", "gain_auc")),
+    *(f"params.`{name}`" for name in ("train.learning_rate", "train.seed", "model.temporal")),
+]
+EXPERIMENT_TAGS = {
+    # The view for the training of models, not the one for language models' prompts.
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": (
+        "Runs of VadCLIP-flow, one a trained model. Their names begin with what differs from the committed "
+        "params. Figures without a prefix are those of the test videos and of the chosen epoch's validation."
+    ),
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(
+        {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`auc`", "orderByAsc": False}
+    ),
+}
+_PASSWORD = re.compile(r"://[^/\s]+@")
+
+
+@dataclass(frozen=True)
+class LoggedRecord:
+    """Numbers under one step."""
+
+    numbers: Mapping[str, float]
+    step: int
+    time_ms: int
+
+
+class Store:
+    """An MLflow store that has answered, and this project's experiment in it."""
+
+    def __init__(self, uri: str, experiment: str) -> None:
+        users = os.environ.get("MLFLOW_TRACKING_URI")
+        mlflow.set_tracking_uri(
+            uri
+        )  # it writes the variable too, which from then on would look like the user's
+        if users is None:
+            os.environ.pop("MLFLOW_TRACKING_URI", None)
+        self.client = mlflow.MlflowClient(uri)
+        if found := self.client.get_experiment_by_name(experiment):
+            self._experiment_id: str = found.experiment_id
+        else:
+            # Servers know where their artifacts belong; for a database it is a folder in the project.
+            place = None if _is_server(uri) else (main_checkout() / "mlartifacts").as_uri()
+            try:
+                self._experiment_id = self.client.create_experiment(
+                    experiment, artifact_location=place, tags=EXPERIMENT_TAGS
+                )
+            except mlflow.MlflowException:  # another process was first
+                there = self.client.get_experiment_by_name(experiment)
+                if there is None:
+                    raise
+                self._experiment_id = there.experiment_id
+
+    def begin(
+        self,
+        identity: RunIdentity,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        tracking: TrackingParams,
+        identity_file: Path,
+        *,
+        live: bool,
+    ) -> tuple[RunIdentity, int, int]:
+        """Make the training's run the active one, new or known; with system metrics if the training is live.
+
+        Returns the run's identity, and the last step and epoch that the run has; 0 if it is new.
+        """
+        run = self._find(identity)
+        if run and _conflicts(run, params):
+            run, identity = None, RunIdentity.new(name, tracking, identity.registered)
+            identity.write(identity_file)
+        last_step, last_epoch = 0, 0
+        if run:
+            last_step = self._last_step(run.info.run_id, _LAST_STEP)
+            last_epoch = self._last_step(run.info.run_id, _LAST_EPOCH)
+            mlflow.start_run(run_id=run.info.run_id, log_system_metrics=live)
+        else:
+            run = mlflow.start_run(
+                experiment_id=self._experiment_id,
+                run_name=identity.name,
+                tags={MODEL_ID: identity.model_id, **lineage_tags(), **tags},
+                log_system_metrics=live,
+            )
+        try:
+            identity = replace(identity, run_id=run.info.run_id)
+            identity.write(identity_file)
+            self._log_params(run, params)
+        except BaseException:
+            mlflow.end_run("FAILED")
+            raise
+        say(f"run {identity.name} in experiment {identity.experiment}")
+        return identity, last_step, last_epoch
+
+    def lacks_model(self, identity: RunIdentity) -> bool:
+        """Return whether the store has not got the training's model: it was away, or failed."""
+        run = self._find(identity)
+        return run is None or MODEL_LOGGED not in run.data.tags
+
+    def add(
+        self,
+        identity: RunIdentity,
+        params: Mapping[str, Any],
+        metrics: Mapping[str, float],
+        artifacts: Sequence[Path],
+        stage: str,
+    ) -> str:
+        """Log what `runs.add_to_run` is given; return the run's id."""
+        run = self._find(identity)
+        if run is None:
+            run = self._create(identity.name, {MODEL_ID: identity.model_id, "vadclip.begun_by": stage})
+            say(f"the store does not know run {identity.name}: a new run of that name has the results")
+        elif changed := ", ".join(_conflicts(run, params)):
+            parent = run
+            run = self._child(parent, params) or self._create(
+                f"{identity.name}-{stage}", {PARENT: parent.info.run_id, "vadclip.changed_params": changed}
+            )
+            say(f"{changed} changed since run {identity.name}: a child run of it has the results")
+        self._log_params(run, params)
+        self.log_metrics(run.info.run_id, metrics)
+        self.log_artifacts(run.info.run_id, artifacts)
+        return str(run.info.run_id)
+
+    def log_splits(self, identity: RunIdentity, splits: Mapping[str, tuple[str, int]]) -> None:
+        """Log each split as a dataset of the run; one that is there is not repeated."""
+        source = json.dumps({"uri": identity.registered})
+        inputs = [
+            DatasetInput(
+                Dataset(name=f"{identity.registered or 'videos'}-{split}", digest=digest, source_type="code",
+                        source=source),
+                tags=[InputTag("mlflow.data.context", split), InputTag("videos", str(count))],
+            )
+            for split, (digest, count) in splits.items()
+            if count
+        ]  # fmt: skip
+        if inputs:
+            assert identity.run_id is not None, "the run has begun"
+            self.client.log_inputs(identity.run_id, datasets=inputs)
+
+    def describe(self, run_id: str, description: str) -> None:
+        """Give a run, and its registered model's version, their description."""
+        self.client.set_tag(run_id, "mlflow.note.content", description)
+        tags = self.client.get_run(run_id).data.tags
+        if MODEL_VERSION in tags:
+            name, version = tags[MODEL_VERSION].rsplit("/", 1)
+            self.client.update_model_version(name, version, f"{description}\n\nRun: {run_id}")
+
+    def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
+        """Log records in one transaction."""
+        entries = [
+            Metric(key, value, record.time_ms, record.step)
+            for record in records
+            for key, value in record.numbers.items()
+        ]
+        self.client.log_batch(run_id, metrics=entries)
+
+    def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
+        """Log single numbers; one that is there is not repeated, a changed one gets the next step."""
+        run = self.client.get_run(run_id)
+        before, model = run.data.metrics, run.data.tags.get(MODEL_LOGGED)
+        now = time.time_ns() // 1_000_000
+        entries = []
+        for given, value in metrics.items():
+            key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
+            if key not in before:
+                entries.append(Metric(key, float(value), now, 0, model_id=model))
+            elif before[key] != float(value):
+                step = self._last_step(run_id, key) + 1
+                entries.append(Metric(key, float(value), now, step, model_id=model))
+        for start in range(0, len(entries), 1000):
+            self.client.log_batch(run_id, metrics=entries[start : start + 1000])
+
+    def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
+        """Log files at the top and folders under their own name; what does not exist is left out."""
+        for path in paths:
+            if path.is_dir():
+                self.client.log_artifacts(run_id, str(path), path.name)
+            elif path.exists():
+                self.client.log_artifact(run_id, str(path))
+
+    def log_model(
+        self, run_id: str, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams", registered: str
+    ) -> None:
+        """Log and register the active run's pyfunc: data, this package's code, signature, requirements."""
+        # They need torch, without which the other stages' tracking works.
+        from vadclip.tracking.served import requirements, write_served
+
+        if MODEL_LOGGED in self.client.get_run(run_id).data.tags:
+            return
+        with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # that an example is missing: the signature says it all
+            data, code = write_served(Path(temporary), model_folder, text_KD, clip)
+            logged = mlflow.pyfunc.log_model(
+                name="model",
+                loader_module="vadclip.tracking.served",
+                data_path=str(data),
+                code_paths=[str(code)],
+                signature=ModelSignature(params=SERVED_PARAMS),
+                pip_requirements=requirements(),
+                registered_model_name=registered or None,
+            )
+        if registered:
+            version = logged.registered_model_version
+            self.client.set_tag(run_id, MODEL_VERSION, f"{registered}/{version}")
+        self.client.set_tag(run_id, MODEL_LOGGED, logged.model_id)
+
+    def end(self, status: str) -> None:
+        """Close the active run."""
+        mlflow.end_run(status)
+
+    def _find(self, identity: RunIdentity) -> Run | None:
+        if identity.run_id:
+            try:
+                run = self.client.get_run(identity.run_id)
+            except mlflow.MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+            else:
+                if run.info.lifecycle_stage == "active":
+                    return run
+        return next(iter(self._search(f"tags.`{MODEL_ID}` = '{identity.model_id}'")), None)
+
+    def _child(self, parent: Run, params: Mapping[str, Any]) -> Run | None:
+        children = self._search(f"tags.`{PARENT}` = '{parent.info.run_id}'")
+        return next((run for run in children if not _conflicts(run, params)), None)
+
+    def _search(self, condition: str) -> list[Run]:
+        return list(self.client.search_runs([self._experiment_id], condition))
+
+    def _create(self, name: str, tags: Mapping[str, str]) -> Run:
+        run = self.client.create_run(self._experiment_id, run_name=name, tags={**lineage_tags(), **tags})
+        self.client.set_terminated(run.info.run_id, "FINISHED")
+        return run
+
+    def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
+        missing = [Param(key, _text(value)) for key, value in params.items() if key not in run.data.params]
+        for start in range(0, len(missing), 100):
+            self.client.log_batch(run.info.run_id, params=missing[start : start + 100])
+
+    def _last_step(self, run_id: str, key: str) -> int:
+        return max((metric.step for metric in self.client.get_metric_history(run_id, key)), default=0)
+
+
+def store_uri(uri: str | None) -> str:
+    """Return where runs are logged: by MLFLOW_TRACKING_URI, the params' `uri`, or the project's own file."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
+
+
+def shown_store(uri: str) -> str:
+    """Return a store's address without its password."""
+    place = urlsplit(uri)
+    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
+
+
+def open_store(tracking: TrackingParams) -> Store | None:
+    """Return the store, or None after a line that says why there is none."""
+    for logger in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    uri = store_uri(tracking.uri)
+    with Forgiving(f"{shown_store(uri)} is not usable, nothing is logged there"):
+        if _is_server(uri):
+            within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
+        assert tracking.experiment is not None, "the caller names it after the dataset"
+        return Store(uri, tracking.experiment)
+    return None
+
+
+def _is_server(uri: str) -> bool:
+    return urlsplit(uri).scheme in ("http", "https")
+
+
+def _conflicts(run: Run, params: Mapping[str, Any]) -> list[str]:
+    there = run.data.params
+    return [key for key, value in params.items() if key in there and there[key] != _text(value)]
+
+
+def _text(value: object) -> str:
+    return str(value)[:5000]  # MLflow's limit is 6,000
+
+
+def say(line: str) -> None:
+    """Print a line about tracking."""
+    print(f"tracking: {line}", flush=True)
+
+
+class Forgiving:
+    """A block whose failure is said and forgiven; `ok` tells how it ended.
+
+    Any Exception is: a store may sit behind a database, a server, a cloud's own library, each with its own
+    errors, and none of them may cost a finished training. Interrupts and our own broken invariants pass.
+    """
+
+    def __init__(self, complaint: str) -> None:
+        self.complaint = complaint
+        self.ok = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.ok = error is None
+        if error is None or not isinstance(error, Exception) or isinstance(error, AssertionError):
+            return False
+        say(f"{self.complaint} ({type(error).__name__}: {first_line(error)}); files are written all the same")
+        return True
+
+
+def within(seconds: float, action: Callable[[], object]) -> None:
+    """Run an action and wait for it no longer than this: name look-ups and retries know no common limit.
+
+    Raises TimeoutError, or what the action raised.
+    """
+    outcome: list[Exception | None] = []
+
+    def run() -> None:
+        try:
+            action()
+        except Exception as error:
+            outcome.append(error)
+        else:
+            outcome.append(None)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not outcome:
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    if outcome[0]:
+        raise outcome[0]
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's text, without passwords."""
+    lines = str(error).strip().splitlines()
+    return _PASSWORD.sub("://", lines[0])[:300] if lines else "no message"
