@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import sys
@@ -233,9 +234,10 @@ def test_sources(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
+    told = []
 
     def ids(*paths):
-        return [source.video_id for source in find_sources(paths)]
+        return [source.video_id for source in find_sources(paths, told.append)]
 
     assert ids("cam1", "cam2") == ["cam1__a", "cam2__a", "cam2__deep__b"]
     assert ids("cam*/a.mp4", "cam1/a.mp4") == ["cam1__a", "cam2__a"]
@@ -247,7 +249,15 @@ def test_sources(tmp_path, monkeypatch):
         InputError,
         match=r"absent: there is no such file.*empty: the folder holds no video.*q\*: there is nothing",
     ):
-        find_sources(["absent", "empty", "q*"])
+        find_sources(["absent", "empty", "q*"], told.append)
+    assert told == []
+    (tmp_path / "cam1" / os.fsdecode(b"tor\xe9.mp4")).touch()
+    assert ids("cam1", "cam2") == ["cam1__a", "cam2__a", "cam2__deep__b"]
+    (line,) = told
+    assert line.startswith("left out: a video with a name that is not UTF-8, such as ")
+    (tmp_path / "cam1/a.mp4").unlink()
+    with pytest.raises(InputError, match=r"^a video with a name that is not UTF-8, .*tor\\udce9.mp4: r"):
+        ids("cam1")
 
 
 def test_sources_in_a_bucket(s3_bucket):
@@ -255,7 +265,7 @@ def test_sources_in_a_bucket(s3_bucket):
         put(f"{s3_bucket}/{name}", b"x")
 
     def found(path):
-        return {source.video_id: source.location for source in find_sources([f"{s3_bucket}/{path}"])}
+        return {source.video_id: source.location for source in find_sources([f"{s3_bucket}/{path}"], print)}
 
     assert found("cam1") == {
         "cam1__a": f"{s3_bucket}/cam1/a.mp4", "cam1__deep__b": f"{s3_bucket}/cam1/deep/b.mp4",

@@ -1,6 +1,7 @@
 """`vadclip init`: what it makes of a folder of videos, and of a table."""
 
 import csv
+import os
 import shutil
 from collections import Counter
 
@@ -32,9 +33,13 @@ def test_a_folder_of_class_folders_becomes_a_table_and_params(tmp_path, monkeypa
     shutil.copy(videos / "NORMAL" / "1.mp4", videos / "NORMAL" / "1 copy.mp4")
     shutil.copy(videos / "NORMAL" / "1.mp4", videos / "unlabelled.mp4")
     (videos / "car_crash" / "broken.mp4").write_bytes(b"no video")
+    (videos / os.fsdecode(b"caf\xe9")).mkdir()
+    (videos / os.fsdecode(b"caf\xe9/x.mp4")).touch()
     said = "\n".join(_begin(videos, tmp_path))
     assert "1 videos lie in no class folder and stay out: unlabelled.mp4" in said
-    assert "1 videos cannot be used and stay out: car_crash/broken.mp4 (" in said
+    assert "2 videos cannot be used and stay out: " in said
+    assert "car_crash/broken.mp4 (" in said
+    assert "/x.mp4 (its name is not UTF-8: rename it)" in said
     assert "1 videos are copies and stay out: NORMAL/1.mp4 (of NORMAL/1 copy.mp4)" in said
     rows = list(csv.DictReader((tmp_path / "videos.csv").open()))
     assert Counter((row["label"], row["split"]) for row in rows) == {

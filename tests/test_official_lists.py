@@ -1,6 +1,8 @@
 """The official label files as read: whole, in small, and with everything that can be wrong with them."""
 
 import json
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -199,8 +201,12 @@ def test_of_several_files_of_one_name_the_one_in_the_listed_folder_is_taken(plac
     assert load_dataset(params).videos[3].uri == f"Testing_Normal_Videos_Anomaly/{name}"
     _touch(root / "copy" / "Testing_Normal_Videos_Anomaly" / name)
     with pytest.raises(
-        InputError, match=r"Testing_Normal_Videos_Anomaly/\S+ and copy/\S+ both fit .*remove one"
+        InputError, match=r"Testing_Normal_Videos_Anomaly/\S+ and copy/\S+ both fit .*remove or rename one"
     ):
+        load_dataset(params)
+    shutil.rmtree(root / "copy")
+    _touch(root / os.fsdecode(b"caf\xe9") / "Arson011_x264.mp4")
+    with pytest.raises(InputError, match=r"caf\\udce9/Arson011_x264 has a name that is not UTF-8; remove or"):
         load_dataset(params)
 
 

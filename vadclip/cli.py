@@ -1,5 +1,6 @@
 """The `vadclip` command."""
 
+import io
 import os
 import signal
 import sys
@@ -251,6 +252,8 @@ def compare(
 
 def main() -> None:
     """Run the command line: the user's mistake is one line and status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot write, it shows as escapes
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except VadclipError as error:

@@ -58,6 +58,11 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
+def is_utf8(name: str) -> bool:
+    """Whether a file's name can stand in a table: on some disks lie names in other encodings."""
+    return not any("\ud800" <= char <= "\udfff" for char in name)
+
+
 def safe_name(name: str) -> bool:
     """Say whether `name` can stand as one file name inside a folder, cannot climb out of it, and looks like
     what it is: no control characters, nothing that turns or hides text, no accent before the first letter.

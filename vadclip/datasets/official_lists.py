@@ -15,7 +15,7 @@ from typing import TypeVar
 from vadclip.checkout import given_path
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
-from vadclip.files import safe_name
+from vadclip.files import is_utf8, safe_name
 from vadclip.labels import Classes
 from vadclip.manifest import dataset_root
 from vadclip.remote import is_remote, open_filesystem, plain_faults
@@ -178,10 +178,12 @@ def locate_listed(params: DatasetParams, wanted: Iterable[tuple[Listed, str]]) -
         missing += not best
         if len(best) > 1:
             problems.append(f"{best[0]} and {best[1]} both fit {video.path}")
+        elif not all(map(is_utf8, best)):
+            problems.append(f"{best[0]} has a name that is not UTF-8")
         uris.append((best[0] if best else default) + extension)
     if problems:
         raise InputError(
-            f"dataset.root {root}: {'; '.join(problems)}; remove one of each, or narrow the root"
+            f"dataset.root {root}: {'; '.join(problems)}; remove or rename one of each, or narrow the root"
         )
     if missing == len(uris):
         what, advice = (

@@ -88,7 +88,10 @@ def detect(request: Request, console: Console) -> list[Result]:
     Raises InputError for what cannot be used at all; and, once everything is written, if any video could not
     be.
     """
-    sources = find_sources(request.paths)
+    sources = find_sources(
+        request.paths,
+        lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+    )
     # Loading torch takes seconds: only for a request that makes sense so far.
     from vadclip.detect.model import ASSUMED, load
     from vadclip.detect.scoring import Judge

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
@@ -10,18 +10,20 @@ from vadclip.datasets.folder import VIDEO_SUFFIXES, videos_in
 from vadclip.datasets.table import video_ids
 from vadclip.detect.unlabelled import Source
 from vadclip.errors import InputError
+from vadclip.files import is_utf8
 from vadclip.remote import address_fault, is_remote, open_filesystem, plain_faults, shown
 
 
-def find_sources(paths: Sequence[str]) -> list[Source]:
+def find_sources(paths: Sequence[str], tell: Callable[[str], None]) -> list[Source]:
     """Return the videos that `paths` mean, each once, sorted by `video_id`.
 
     A path is a file, a folder (searched to its bottom for files that end like videos), a glob, or an
-    address: of a file, or in a bucket of a folder or a glob. Raises InputError that names every path which is
-    not there or holds no video.
+    address: of a file, or in a bucket of a folder or a glob. `tell` gets a line about files that are left out
+    since no table can hold their names. Raises InputError that names every path which is not there or holds
+    no video.
     """
     found: dict[str, str] = {}  # location -> what its name is made of
-    faults = []
+    faults, unwritable = [], []
     for path in paths:
         try:
             locations = list(_remote(path) if is_remote(path) else _local(path))
@@ -30,7 +32,15 @@ def find_sources(paths: Sequence[str]) -> list[Source]:
             continue
         if not locations:
             faults.append(_absence(path))
-        found.update(locations)
+        unwritable += [location for location, _ in locations if not is_utf8(location)]
+        found.update(each for each in locations if is_utf8(each[0]))
+    if unwritable:
+        files = f"{len(unwritable)} videos" if len(unwritable) > 1 else "a video"
+        line = f"{files} with a name that is not UTF-8, such as {unwritable[0]}: rename what is to be seen"
+        if found and not faults:
+            tell(f"left out: {line}")
+        else:
+            faults.append(line)
     if faults:
         raise InputError("; ".join(faults))
     # `video_ids` tells equal names apart by a hash of what it is given.

@@ -23,7 +23,7 @@ from vadclip.datasets import load_dataset
 from vadclip.datasets.folder import read_classes
 from vadclip.datasets.table import labels_in
 from vadclip.errors import InputError
-from vadclip.files import write_text_atomic
+from vadclip.files import is_utf8, write_text_atomic
 from vadclip.ingest.checks import SAMPLE_WORDS, check_plan
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.probing import probe_files
@@ -51,6 +51,8 @@ def begin(
     """
     if not path.exists():
         raise InputError(f"{path}: no such file or folder")
+    if not is_utf8(str(path)):
+        raise InputError(f"{path}: its name is not UTF-8, and params.yaml cannot hold it: rename it")
     chosen_clip, why = _clip(clip)  # before files are looked into
     table = path
     if path.is_dir():
@@ -168,7 +170,8 @@ def _usable(root: Path, labels: Mapping[str, str], cache: Path) -> Generator[str
     firsts: dict[str, str] = {}
     usable, faults, short, copies, wrong = {}, [], [], [], []
     for path in labels:
-        probe = found[named[path]] if path in named else Probe(error="its name has control characters")
+        what = "has control characters" if is_utf8(path) else "is not UTF-8"
+        probe = found[named[path]] if path in named else Probe(error=f"its name {what}: rename it")
         first = firsts.setdefault(probe.content_hash, path) if probe.error is None else path
         if probe.error is not None:
             faults.append(f"{shown(path)} ({probe.error})")
