@@ -147,3 +147,48 @@ def declare_frames(path: Path, count: int) -> Path:
     struct.pack_into("<I", data, data.index(b"strh") + 8 + 32, count)
     path.write_bytes(data)
     return path
+
+
+def write_recording(path: Path, count: int) -> Path:
+    """Write numbered frames of 96x64, 25 a second, into a recorder's container: ifv, mpjpeg, mxg or nuv."""
+    kind = path.suffix[1:]
+    if kind == "nuv":  # header, tables of a codec that is not used, raw pictures
+        parts = [
+            struct.pack(
+                "<12s5s3x4ic3x2d4i", b"NuppelVideo", b"0.05", 96, 64, 96, 64, b"P", 1, 25, count, 0, 0, 1
+            )
+        ]
+        parts.append(struct.pack("<2s6xI512x", b"DR", 512))
+        for number in range(count):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
+            picture = frame.reformat(format="yuv420p").to_ndarray().tobytes()
+            parts += [struct.pack("<2s2xII", b"V0", 40 * number, len(picture)), picture]
+        path.write_bytes(b"".join(parts))
+        return path
+    options = {} if kind == "ifv" else {"codec": "mjpeg", "codec_options": {"strict": "unofficial"}}
+    raw = write_video(path.with_suffix(".h264" if kind == "ifv" else ".mjpeg"), count, b_frames=0, **options)
+    with av.open(str(raw)) as source:
+        packets = [bytes(packet) for packet in source.demux(video=0) if packet.size]
+    if kind == "ifv":  # header, table of places and times, H.264
+        head = bytearray(0xF8)
+        head[:17] = bytes.fromhex("11d2d3abbaa9cf118ee600c00c20536544")
+        struct.pack_into("<HH8x4s", head, 0x5C, 96, 64, b"H264")
+        struct.pack_into("<4s", head, 0x9C, b"PCMU")
+        struct.pack_into("<I", head, 0xE4, count)
+        places = np.cumsum([len(head) + 28 * count, *map(len, packets)])
+        table = [
+            struct.pack("<II8xI8x", int(places[number]), len(packet), 40 * number)
+            for number, packet in enumerate(packets)
+        ]
+        path.write_bytes(b"".join([head, *table, *packets]))
+    elif kind == "mxg":  # JPEGs with a comment each that says when; FFmpeg leaves out the last kilobyte
+        times = [
+            struct.pack(">2sH4s4x", b"\xff\xfe", 18, b"MXF") + struct.pack("<Q", 10**15 + 40_000 * number)
+            for number in range(count)
+        ]
+        parts = [packet[:2] + time + packet[2:] for packet, time in zip(packets, times, strict=True)]
+        path.write_bytes(b"".join(parts) + bytes(2048))
+    else:
+        head = b"--x\r\nContent-type: image/jpeg\r\nContent-length: %d\r\n\r\n"
+        path.write_bytes(b"".join(head % len(packet) + packet + b"\r\n" for packet in packets))
+    return path
