@@ -42,6 +42,7 @@ CASES = {
     "flip24.mp4": Case(lost=1, upright=None),
     "noise_zeroed.mp4": Case(lost=1, upright=None),
     "noise_zeroed265.mp4": Case(lost=74, upright=None),
+    "silent265.mp4": Case(upright=None),  # a flipped bit that the decoder does not tell
     "hflip.mp4": Case(upright=lambda picture: picture[:, ::-1]),
     "vflip.mp4": Case(upright=lambda picture: picture[::-1]),
     "interlaced.mp4": Case(),
@@ -100,7 +101,8 @@ def test_pictures_are_those_of_one_pass_however_read(name: str, videos: Callable
         assert case.upright is not None
         expected = [case.upright(picture) for picture in expected]
     for decoder in ("decord", "pyav"):
-        for frames in (16, 80, COUNT):  # of a slice
+        # Frames of a slice; where both decoders are PyAV, one is cut once.
+        for frames in (16, 80, COUNT) if decoder == "pyav" or case.decord else (80,):
             lost = 0
             for start in range(0, COUNT, frames):
                 part = range(start, min(start + frames, COUNT))
