@@ -26,13 +26,13 @@ from vadclip.cli import main
 from vadclip.detect.detector import Detector
 from vadclip.detect.page import write_pages
 from vadclip.detect.run import Request, detect
-from vadclip.detect.sources import find_sources
+from vadclip.detect.sources import find_sources, unlabelled
 from vadclip.detect.threshold import describe
-from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import InputError, VideoError
 from vadclip.events import Peak, threshold_from_peaks
 from vadclip.features.index import read_index
 from vadclip.ingest.probe_cache import Probe
+from vadclip.ingest.video_row import video_row
 from vadclip.manifest import Manifest, Segment, write_manifest
 from vadclip.score.table import read_scores
 
@@ -265,7 +265,7 @@ def test_sources_in_a_bucket(s3_bucket):
         put(f"{s3_bucket}/{name}", b"x")
 
     def found(path):
-        return {source.video_id: source.location for source in find_sources([f"{s3_bucket}/{path}"], print)}
+        return {source.video_id: source.uri for source in find_sources([f"{s3_bucket}/{path}"], print)}
 
     assert found("cam1") == {
         "cam1__a": f"{s3_bucket}/cam1/a.mp4", "cam1__deep__b": f"{s3_bucket}/cam1/deep/b.mp4",
@@ -344,8 +344,10 @@ def test_the_examples_of_the_docs_run(world, found, tmp_path, monkeypatch, capsy
     params["clip"].update(model="clip.json", pretrained="clip.safetensors", quick_gelu=True)
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
     normal, fight = (
-        unlabelled(
-            Source(row.video_id, row.video_id), Probe(row.decoded_frames, 25.0, content_hash=row.content_hash)
+        video_row(
+            unlabelled(row.video_id, row.video_id),
+            Probe(row.decoded_frames, 25.0, content_hash=row.content_hash),
+            CLASSES,
         )
         for row in read_index(found[0] / "features")[0]
     )

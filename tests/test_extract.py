@@ -23,14 +23,14 @@ from feature_helpers import contents, index_rows, make_manifest, make_video
 from safetensors.torch import load_file
 from video_helpers import rotate_mp4, write_video
 
-from vadclip.clip.identity import identify_clip
+from vadclip.clip.identity import ClipIdentity, identify_clip
 from vadclip.config import load_params
 from vadclip.errors import InputError
 from vadclip.extract.coverage import Gap
 from vadclip.extract.encode import OpenVideo, extract, frame_numbers
 from vadclip.extract.units import Slice, Unit, plan_units, split_unit
 from vadclip.extract.worker import ExtractWorker, WorkerSettings
-from vadclip.features.provenance import ClipIdentity, Provenance
+from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import dataset_root, read_manifest, write_manifest
 from vadclip.video.reader import probe

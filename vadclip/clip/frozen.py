@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from vadclip.clip.crops import crop_frames, resize_frames, resize_size
+from vadclip.clip.identity import ClipIdentity
 from vadclip.clip.on_gpu import full_float32, fuse_quick_gelu, wait_asleep
 from vadclip.clip.text import TextTower, tokenize
 from vadclip.clip.weights import (
@@ -68,6 +69,11 @@ class Clip:
     std_3: Tensor
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def identity(self) -> ClipIdentity:
+        """What the CLIP is known by, without its weights."""
+        return ClipIdentity(self.name, self.fingerprint, self.quick_gelu, self.image_size, self.embed_dim)
 
     @property
     def context_length(self) -> int:

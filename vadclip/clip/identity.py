@@ -8,17 +8,30 @@ included; deleting the file changes nothing.
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vadclip.config import ClipParams
-from vadclip.features.provenance import ClipIdentity
 from vadclip.files import held_alone, sha256_file, write_text_atomic
+
+if TYPE_CHECKING:
+    from vadclip.config import ClipParams
 
 _CODE = ("frozen.py", "weights.py")
 
 
-def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
+@dataclass(frozen=True)
+class ClipIdentity:
+    """Which CLIP it is: name, fingerprint of the weights, activation, side of its input, joint width."""
+
+    name: str
+    fingerprint: str
+    quick_gelu: bool
+    image_size: int
+    embed_dim: int
+
+
+def identify_clip(params: "ClipParams", cache: Path) -> ClipIdentity:
     """Return the identity of the CLIP that `params` name; raises InputError as `clip.load_clip` does."""
     remembered = cache / "clip" / f"{_key(params)}.json"
     with held_alone(remembered.with_suffix(".lock"), "looking into the CLIP", wait=True):
@@ -28,26 +41,19 @@ def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
             pass
         from vadclip.clip.frozen import load_clip
 
-        clip = load_clip(params, device="cpu")
-        identity = ClipIdentity(
-            name=clip.name,
-            fingerprint=clip.fingerprint,
-            quick_gelu=clip.quick_gelu,
-            image_size=clip.image_size,
-            embed_dim=clip.embed_dim,
-        )
+        identity = load_clip(params, device="cpu").identity
         write_text_atomic(remembered, json.dumps(asdict(identity), indent=2) + "\n")
         return identity
 
 
-def clip_width(params: ClipParams) -> int:
+def clip_width(params: "ClipParams") -> int:
     """Return the joint dimension of the CLIP that `params` name: its config says it, without any weights."""
     from vadclip.clip.weights import read_config
 
     return int(read_config(params.config_name)["embed_dim"])
 
 
-def _key(params: ClipParams) -> str:
+def _key(params: "ClipParams") -> str:
     named = [params.config_name, params.weights_name]
     facts = {
         "files": [sha256_file(Path(name)) if Path(name).is_file() else name for name in named],

@@ -16,13 +16,14 @@ import numpy.typing as npt
 from vadclip.detect.find import FoundEvent, Rules, events_of
 from vadclip.detect.model import load
 from vadclip.detect.scoring import Judge
-from vadclip.detect.unlabelled import Source, unlabelled
+from vadclip.detect.sources import unlabelled
 from vadclip.errors import VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, threshold_from_peaks
 from vadclip.extract.coverage import Gap
 from vadclip.extract.encode import OpenVideo, extract
 from vadclip.extract.units import plan_units
 from vadclip.ingest.probe_cache import Probe
+from vadclip.ingest.video_row import video_row
 from vadclip.manifest import SNIPPET_FRAMES, Video
 from vadclip.pool.work import Beat
 from vadclip.remote import download, is_remote, shown
@@ -106,7 +107,8 @@ class Detector:
             threshold = threshold_from_peaks((), selection=self._judge.loaded.info.selection).value
         rules = Rules(threshold, self._prompt_threshold, self._judge.prompt_labels)
         with _local(str(path), beat) as local:
-            video = unlabelled(Source("video", local), Probe(**asdict(probe(local))))
+            classes = self._judge.loaded.info.classes
+            video = video_row(unlabelled("video", local), Probe(**asdict(probe(local))), classes)
             rows_RD = self._rows(video, beat)
             edges, _ = snippet_edges(local, video, len(rows_RD))
         scores = self._judge.score(_OneVideo(rows_RD), [video])

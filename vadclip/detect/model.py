@@ -15,7 +15,7 @@ from vadclip.clip.frozen import Clip, load_clip
 from vadclip.clip.weights import is_file_name
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
-from vadclip.features.provenance import ClipIdentity, Provenance
+from vadclip.features.provenance import Provenance
 from vadclip.model.folder import ModelInfo, load_model
 from vadclip.model.vadclip import VadClip
 
@@ -118,9 +118,8 @@ def _find(name: str, places: Sequence[Path], info: ModelInfo) -> Path:
 
 def recipe_of(info: ModelInfo, clip: Clip) -> Recipe:
     """Return how the features that the model takes are made."""
-    identity = ClipIdentity(clip.name, clip.fingerprint, clip.quick_gelu, clip.image_size, clip.embed_dim)
     made: dict[str, Any] = dict(info.feature_provenance)
     if made["source"] != "encoded":
-        return Recipe(Provenance.encoded(identity, "fp32", 1), crop=0, assumed=True)
-    provenance = Provenance.encoded(identity, made["precision"], made["frames_per_snippet"])
+        return Recipe(Provenance.encoded(clip.identity, "fp32", 1), crop=0, assumed=True)
+    provenance = Provenance.encoded(clip.identity, made["precision"], made["frames_per_snippet"])
     return Recipe(provenance, info.test_crop, assumed=False)

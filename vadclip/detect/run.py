@@ -10,11 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
+import pyarrow as pa
 from rich.console import Console
 
 from vadclip.config import ExecutionParams
+from vadclip.datasets.raw import RawVideo
 from vadclip.detect.find import Rules, events_of
 from vadclip.detect.folder import OutFolder, claim
 from vadclip.detect.looks import Look, clear_others, look_at, look_folder
@@ -23,7 +26,6 @@ from vadclip.detect.render import render
 from vadclip.detect.results import Result, print_table, write_csv, write_json
 from vadclip.detect.sources import find_sources
 from vadclip.detect.threshold import as_json, describe
-from vadclip.detect.unlabelled import Source, unlabelled
 from vadclip.errors import InputError, VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, Threshold, threshold_from_peaks
 from vadclip.extract.encode import Extracted
@@ -36,6 +38,8 @@ from vadclip.extract.video_cache import default_cache
 from vadclip.features.index import IndexRow, read_index
 from vadclip.features.reader import FeatureReader
 from vadclip.ingest.probing import probe_files
+from vadclip.ingest.video_row import video_row
+from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Video
 from vadclip.pool.work import Outcome
 from vadclip.progress import track
@@ -105,7 +109,7 @@ def detect(request: Request, console: Console) -> list[Result]:
         )
     folder = claim(request.out, request.model)
     with lock(folder.features), scratch_faults():
-        videos = _probed(sources, folder, request.execution)
+        videos = _probed(sources, info.classes, folder, request.execution)
         # A cluster's actors have the GPUs; this machine need not have one.
         loaded = load(request.model, clip=request.clip, device="cpu" if request.cluster else request.device)
         judge = Judge.of(loaded, request.prompts, only=request.only_prompts)
@@ -135,11 +139,14 @@ def detect(request: Request, console: Console) -> list[Result]:
     return results
 
 
-def _probed(sources: Sequence[Source], folder: OutFolder, execution: ExecutionParams) -> tuple[Video, ...]:
-    found = probe_files(
-        (source.location for source in sources), folder.cache / "probe.parquet", execution=execution
-    )
-    return tuple(unlabelled(source, found[source.location]) for source in sources)
+def _probed(
+    sources: Sequence[RawVideo], classes: Classes, folder: OutFolder, execution: ExecutionParams
+) -> tuple[Video, ...]:
+    # Arrow imports pandas, where there is one, at its first conversion (0.5 s): now, while a child probes.
+    Thread(target=pa.array, args=([0],), daemon=True).start()
+    cache = folder.cache / "probe.parquet"
+    found = probe_files((source.uri for source in sources), cache, execution=execution)
+    return tuple(video_row(source, found[source.uri], classes) for source in sources)
 
 
 def _fill(manifest: Manifest, folder: OutFolder, judge: "Judge", request: Request) -> dict[str, IndexRow]:

@@ -7,15 +7,20 @@ from glob import glob, has_magic
 from pathlib import Path
 
 from vadclip.datasets.folder import VIDEO_SUFFIXES, videos_in
+from vadclip.datasets.raw import RawVideo
 from vadclip.datasets.table import video_ids
-from vadclip.detect.unlabelled import Source
 from vadclip.errors import InputError
 from vadclip.files import is_utf8
 from vadclip.remote import address_fault, is_remote, open_filesystem, plain_faults, shown
 
 
-def find_sources(paths: Sequence[str], tell: Callable[[str], None]) -> list[Source]:
-    """Return the videos that `paths` mean, each once, sorted by `video_id`.
+def unlabelled(video_id: str, location: str) -> RawVideo:
+    """Return a video, at an absolute path or an address, of which nothing else is known."""
+    return RawVideo(location, labels=(), split="test", segments=(), video_id=video_id, source_id=video_id)
+
+
+def find_sources(paths: Sequence[str], tell: Callable[[str], None]) -> list[RawVideo]:
+    """Return the videos that `paths` mean, each once, sorted by `video_id`: folder and name joined by `__`.
 
     A path is a file, a folder (searched to its bottom for files that end like videos), a glob, or an
     address: of a file, or in a bucket of a folder or a glob. `tell` gets a line about files that are left out
@@ -54,7 +59,7 @@ def find_sources(paths: Sequence[str], tell: Callable[[str], None]) -> list[Sour
     }
     ids = video_ids(iter(uris.values()))
     return sorted(
-        (Source(ids[uri], location) for location, uri in uris.items()), key=lambda source: source.video_id
+        (unlabelled(ids[uri], location) for location, uri in uris.items()), key=lambda source: source.video_id
     )
 
 

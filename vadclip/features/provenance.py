@@ -4,6 +4,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 
+from vadclip.clip.identity import ClipIdentity
 from vadclip.errors import InputError
 
 RECIPE_VERSION = 2
@@ -13,17 +14,6 @@ RECIPE = (
     "resize to 340x256 * S/224, bilinear, half-pixel centres, no antialias, uint8; crops of S px: 0 centre, "
     "1-4 corners, 5-9 mirrored; not L2-normalised"
 )
-
-
-@dataclass(frozen=True)
-class ClipIdentity:
-    """Which CLIP it is: name, fingerprint of the weights, activation, side of its input, joint width."""
-
-    name: str
-    fingerprint: str
-    quick_gelu: bool
-    image_size: int
-    embed_dim: int
 
 
 @dataclass(frozen=True)

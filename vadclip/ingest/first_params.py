@@ -27,7 +27,8 @@ from vadclip.files import is_utf8, write_text_atomic
 from vadclip.ingest.checks import SAMPLE_WORDS, check_plan
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.probing import probe_files
-from vadclip.ingest.rows import ingest, is_untimed
+from vadclip.ingest.rows import ingest
+from vadclip.ingest.video_row import is_untimed
 from vadclip.manifest import SNIPPET_FRAMES, SPLITS, Manifest
 from vadclip.remote import shown
 

@@ -17,15 +17,13 @@ from vadclip.features.npy_files import CROPS, crop_path
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.probing import MISSING, probe_files
 from vadclip.ingest.validation_split import carve_validation
-from vadclip.labels import Classes
+from vadclip.ingest.video_row import is_untimed, video_row
 from vadclip.manifest import (
     SNIPPET_FRAMES,
     SPLITS,
     Manifest,
-    Segment,
     Video,
     dataset_root,
-    frame_spans,
     locate_uri,
 )
 from vadclip.remote import shown
@@ -73,7 +71,7 @@ def ingest(
     if problems:
         rows = "; ".join(f"{origin}: {wrong}" for origin, wrong in problems.items())
         raise InputError(f"{len(problems)} bad rows: {rows}")
-    videos = [_row(video, probe, raw.classes) for video, probe in zip(wanted, probes, strict=True)]
+    videos = [video_row(video, probe, raw.classes) for video, probe in zip(wanted, probes, strict=True)]
     if not any(video.split == "val" for video in videos):
         carved = carve_validation(videos, split.val_fraction, split.seed)
         videos = [replace(video, split="val") if video.video_id in carved else video for video in videos]
@@ -184,42 +182,6 @@ def _of_crops(crops: dict[int, Probe]) -> Probe:
         listed = " and ".join(f"{rows}x{width}" for rows, width in sorted(shapes))
         return replace(known, error=f"its crops differ in shape: {listed}")
     return replace(known, num_frames=next(iter(there.values())).num_frames)
-
-
-def is_untimed(video: RawVideo, classes: Classes) -> bool:
-    """Whether an anomalous test video does not say when its anomaly happens."""
-    anomalous = any(label != classes.normal for label in video.labels)
-    return video.split == "test" and anomalous and not (video.segments or video.spans)
-
-
-def _row(video: RawVideo, probe: Probe, classes: Classes) -> Video:
-    num_frames = 0 if probe.error is not None else probe.num_frames
-    untimed = is_untimed(video, classes)
-    segments = video.segments if video.split == "test" else ()
-    if untimed and num_frames:
-        segments = tuple(Segment(0, num_frames, label) for label in video.labels if label != classes.normal)
-    spans = video.spans if video.split == "test" else ()
-    if spans is None or untimed:
-        spans = tuple((part.start_frame, part.end_frame) for part in segments)
-    return Video(
-        video_id=video.video_id,
-        uri=video.uri,
-        split=video.split,
-        source_id=video.source_id,
-        labels=video.labels,
-        segments=segments,
-        frame_spans=frame_spans(spans, num_frames // SNIPPET_FRAMES * SNIPPET_FRAMES),
-        num_frames=num_frames,
-        fps=probe.fps,
-        width=probe.width,
-        height=probe.height,
-        bytes=probe.bytes,
-        content_hash=probe.content_hash,
-        probe_error=probe.error,
-        untimed=untimed,
-        intact=probe.intact,
-        seekable=probe.seekable,
-    )
 
 
 def describe(manifest: Manifest, root: str) -> list[str]:

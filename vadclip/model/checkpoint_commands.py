@@ -7,7 +7,7 @@ from vadclip.clip.frozen import Clip, load_clip, load_clip_weights
 from vadclip.config import Params
 from vadclip.datasets.official_lists import own_classes
 from vadclip.errors import InputError
-from vadclip.features.provenance import ClipIdentity, Provenance
+from vadclip.features.provenance import Provenance
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE, Classes
 from vadclip.manifest import read_manifest
 from vadclip.model.folder import ModelInfo, named_clip, read_model_info
@@ -68,5 +68,4 @@ def _classes(params: Params, manifest: Path) -> Classes:
 def _provenance(params: Params, clip: Clip) -> Provenance:
     if params.dataset.source == "official_features":
         return Provenance.imported(clip.embed_dim)
-    identity = ClipIdentity(clip.name, clip.fingerprint, clip.quick_gelu, clip.image_size, clip.embed_dim)
-    return Provenance.encoded(identity, params.clip.precision, params.extract.frames_per_snippet)
+    return Provenance.encoded(clip.identity, params.clip.precision, params.extract.frames_per_snippet)
