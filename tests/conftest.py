@@ -1,6 +1,7 @@
 """Settings that every test needs: no telemetry, one thread, the project as the working folder's parent."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,3 +78,34 @@ def bucket(request: pytest.FixtureRequest) -> str:
     """Address of an empty bucket, of either kind."""
     address: str = request.getfixturevalue(f"{request.param}_bucket")
     return address
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Chromium, where it and the extra `browser` are installed."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("there is no Chromium here")
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+def sound_page(browser, page, width, scheme):
+    """Open a page and return it, if axe finds nothing serious, no script fails and nothing is cut."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    errors = []
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    opened.on("console", lambda said: said.type == "error" and errors.append(said.text))
+    opened.goto(page.as_uri())
+    found = Axe().run(opened).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == [], page.name
+    assert opened.evaluate("document.scrollingElement.scrollWidth") <= width
+    assert errors == []
+    if folder := os.environ.get("VADCLIP_SCREENSHOTS"):
+        opened.screenshot(path=str(Path(folder) / f"{page.stem}-{width}-{scheme}.png"), full_page=True)
+    return opened

@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from bucket_helpers import put
-from conftest import PROJECT
+from conftest import PROJECT, sound_page
 from detect_helpers import CLASSES, make_model, make_videos
 from rich.console import Console
 from safetensors.torch import load_file, save_file
@@ -302,6 +302,40 @@ def test_the_page_stands_alone_and_orders_by_peak(world, found, tmp_path):
     assert "&lt;b&gt;" in (out / "page-2.html").read_text()
     assert write_pages(out, results, THRESHOLD, []) == [out / "index.html"]
     assert not (out / "page-2.html").exists()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (390, "light")])
+def test_the_page_in_a_browser_plays_events_by_click_and_by_key(found, browser, width, scheme):
+    page = sound_page(browser, found[0] / "index.html", width, scheme)
+    events = page.locator(".events button")
+    dialog, player = page.locator("dialog"), page.locator("dialog video")
+
+    def playing(number):
+        start = float(events.nth(number).get_attribute("data-start"))
+        page.wait_for_function(
+            "start => Math.abs(document.querySelector('dialog video').currentTime - start) < 1", arg=start
+        )
+        assert player.is_visible()
+
+    last = events.count() - 1
+    events.nth(last).click()
+    playing(last)
+    page.keyboard.press("n")  # after the last comes the first
+    playing(0)
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    page.reload()
+    page.keyboard.press("n")
+    page.keyboard.press("Enter")
+    playing(0)
+    # A video that the browser cannot play shows its pictures.
+    page.reload()
+    page.evaluate("document.querySelectorAll('article').forEach(each => each.dataset.src = '')")
+    events.nth(0).click()
+    assert page.locator("dialog .stills img").count() > 0
+    assert not player.is_visible()
+    page.close()
 
 
 def test_rendered_videos_have_every_frame_at_its_time_and_their_sound(world, tmp_path):

@@ -1,13 +1,10 @@
 """The pages that people read: markup and contrast here, the rest in a browser where there is one."""
 
-import os
 import re
-import shutil
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, sound_page
 from score_helpers import make_manifest, make_scores, make_video
 
 from vadclip.compare.figures import Side, compare
@@ -112,38 +109,11 @@ def test_contrast_of_light_and_dark():
         assert _contrast(colours["focus"], colours["paper"]) >= 3
 
 
-@pytest.fixture(scope="module")
-def browser():
-    """Chromium, where it and the extra `browser` are installed."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
-    path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("there is no Chromium here")
-    with playwright.sync_playwright() as started:
-        opened = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
-
-
 @pytest.mark.browser
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_axe_finds_nothing_serious_and_nothing_is_cut(pages, browser, width, scheme):
-    from axe_playwright_python.sync_playwright import Axe
-
     for page in pages:
-        opened = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        errors: list[str] = []
-        opened.on("pageerror", lambda error, errors=errors: errors.append(str(error)))
-        opened.goto(page.as_uri())
-        found = Axe().run(opened).response["violations"]
-        serious = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
-        assert serious == [], page.name
-        assert opened.evaluate("document.scrollingElement.scrollWidth") <= width
-        assert errors == []
-        if folder := os.environ.get("VADCLIP_SCREENSHOTS"):
-            name = f"{page.stem}-{width}-{scheme}.png"
-            opened.screenshot(path=str(Path(folder) / name), full_page=True)
-        opened.close()
+        sound_page(browser, page, width, scheme).close()
 
 
 @pytest.mark.browser

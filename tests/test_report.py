@@ -68,8 +68,8 @@ def test_curve_tables_by_hand():
     precision = {row["recall"]: row["classification"] for row in pr}
     # Up to recall 1/2 the first threshold does, precision 1; beyond it takes 3 videos, 2 of them right.
     assert (precision[0.1], precision[0.5], precision[0.502], precision[1.0]) == (1.0, 1.0, 0.66667, 0.66667)
-    assert set(roc[0]) == {"false_positive_rate", "classification", "alignment"}
-    assert set(pr[0]) == {"recall", "classification", "alignment"}
+    assert set(roc[0]) == {"false_positive_rate", "classification", "alignment", "zero_shot"}
+    assert set(pr[0]) == {"recall", "classification", "alignment", "zero_shot"}
 
 
 def test_all_files_are_written_and_equal_input_gives_equal_bytes(tmp_path):

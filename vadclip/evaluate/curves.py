@@ -20,7 +20,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Curves:
-    """One branch's curves."""
+    """The curves of one score."""
 
     false_positive_rate_P: Floats
     true_positive_rate_P: Floats
@@ -31,14 +31,15 @@ class Curves:
 
 
 def branch_curves(test_set: TestSet) -> dict[str, Curves]:
-    """Return the curves of `classification` and `alignment`, as far as the model has them.
+    """Return the curves of `classification` and `alignment`, as far as the model has them, and `zero_shot`.
 
     None if all frames are of one kind.
     """
     if not test_set.positive_N.any() or not test_set.negative_N.any():
         return {}
     found = {}
-    for branch, score_N in test_set.scores.branches.items():
+    scores = {**test_set.scores.branches, "zero_shot": test_set.scores.zero_shot_score_N}
+    for branch, score_N in scores.items():
         truth, score, weight = weighted_frames(score_N, test_set.positive_N, test_set.negative_N)
         false_rate_P, true_rate_P, _ = roc_curve(truth, score, sample_weight=weight)
         precision_P, recall_P, _ = precision_recall_curve(

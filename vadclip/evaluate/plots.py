@@ -23,7 +23,12 @@ from vadclip.files import atomic_path
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES
 
-COLOURS = {"classification": "#0072B2", "alignment": "#D55E00"}
+COLOURS = {"classification": "#0072B2", "alignment": "#D55E00", "zero_shot": "#009E73"}
+_PREFIXES = {
+    "zero_shot": "zero_shot_",
+    "alignment": "align_",
+    "classification": "",
+}  # of figures, last on top
 TRUTH_COLOUR = "#F0C75E"
 INK = "#222222"
 FAINT = "#8A8A8A"
@@ -73,13 +78,13 @@ def title(axes: Axes, text: str, below: str) -> None:
 
 
 def draw_roc(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -> None:
-    """Draw both branches' ROC curves over frames."""
+    """Draw the ROC curves of both branches and of the CLIP alone, over frames."""
     with mpl.rc_context(STYLE):
         figure = new_figure(5.6, 5.6)
         axes = figure.add_subplot()
         title(axes, f"ROC over frames, {evaluation.dataset}", _subject(evaluation))
         axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 4)), label="chance 0.500")
-        for branch, figure_name in (("alignment", "align_auc"), ("classification", "auc")):
+        for branch, prefix in _PREFIXES.items():
             if branch in curves:
                 curve = curves[branch]
                 axes.plot(
@@ -87,7 +92,7 @@ def draw_roc(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -
                     curve.true_positive_rate_P,
                     color=COLOURS[branch],
                     linewidth=2,
-                    label=f"{branch} {_with_interval(evaluation, figure_name)}",
+                    label=_label(evaluation, branch, f"{prefix}auc"),
                 )
         axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
         _finish_curves(axes, curves, ("auc", "align_auc"), evaluation, "AUC", "lower right")
@@ -95,7 +100,7 @@ def draw_roc(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -
 
 
 def draw_pr(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -> None:
-    """Draw both branches' precision-recall curves over frames, as the steps that AP sums up."""
+    """Draw the precision-recall curves of the same three over frames, as the steps that AP sums up."""
     test_set = evaluation.test_set
     share = test_set.anomalous_share
     with mpl.rc_context(STYLE):
@@ -105,7 +110,7 @@ def draw_pr(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) ->
         axes.axhline(
             share, color=FAINT, linewidth=1, linestyle=(0, (4, 4)), label=f"chance {share:.3f}", zorder=1
         )
-        for branch, figure_name in (("alignment", "align_ap"), ("classification", "ap")):
+        for branch, prefix in _PREFIXES.items():
             if branch in curves:
                 curve = curves[branch]
                 axes.step(
@@ -114,7 +119,7 @@ def draw_pr(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) ->
                     where="pre",
                     color=COLOURS[branch],
                     linewidth=2,
-                    label=f"{branch} {_with_interval(evaluation, figure_name)}",
+                    label=_label(evaluation, branch, f"{prefix}ap"),
                 )
         axes.set(xlabel="recall", ylabel="precision", aspect="equal")
         figures = ("ap", "align_ap")
@@ -153,8 +158,8 @@ def _subject(evaluation: Evaluation) -> str:
     return f"{videos:,} test videos, {frames:,} frames, {share:.1%} of them anomalous"
 
 
-def _with_interval(evaluation: Evaluation, name: str) -> str:
-    value = f"{evaluation.metrics[name]:.3f}"
+def _label(evaluation: Evaluation, branch: str, name: str) -> str:
+    value = f"{branch.replace('_', '-')} {evaluation.metrics[name]:.3f}"
     if name not in evaluation.intervals:
         return value
     low, high = evaluation.intervals[name]
