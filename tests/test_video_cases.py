@@ -43,6 +43,7 @@ CASES = {
     "noise_zeroed.mp4": Case(lost=1, upright=None),
     "noise_zeroed265.mp4": Case(lost=74, upright=None),
     "silent265.mp4": Case(upright=None),  # a flipped bit that the decoder does not tell
+    "stale264.mp4": Case(upright=None),  # a picture is mended with what was decoded long before
     "hflip.mp4": Case(upright=lambda picture: picture[:, ::-1]),
     "vflip.mp4": Case(upright=lambda picture: picture[::-1]),
     "interlaced.mp4": Case(),

@@ -95,10 +95,11 @@ class FrameReader:
     """One open video file.
 
     `decoder` ("decord" or "pyav") is what is wanted; `intact` is what `probe` found. The attribute `decoder`
-    says what is used, and turns to "pyav" if decord fails on the way. Reading forward is cheap, reading
-    backward starts anew at a key frame, in a damaged stretch the farther back the longer it is, at worst at
-    the start. What is shown depends neither on the decoder nor on where reading begins. Raises VideoError if
-    the file cannot be used or no longer holds `expected_frames` frames.
+    says what is used, and turns to "pyav" if decord fails on the way. Reading forward is cheap; reading
+    backward, or far ahead, starts anew at a key frame well before, in a damaged stretch farther back, and in
+    damaged H.264 at the file's start, from where the reader then only goes on. What is shown depends neither
+    on the decoder nor on where reading begins. Raises VideoError if the file cannot be used or no longer
+    holds `expected_frames` frames.
     """
 
     def __init__(
@@ -221,7 +222,7 @@ class FrameReader:
                 seen = max(seen, run.low)
                 continue
             run.advance()
-            if run.faulty and not run.settled:
+            if run.astray or (run.faulty and not run.settled):
                 self._leave(run)
                 run = self._run_to(seen, beat, settled=True)
                 while run.position <= seen and run.advance():
@@ -234,8 +235,8 @@ class FrameReader:
         if run is not None and (run.low > number or (settled and not run.settled)):
             self._close_run()
             run = None
-        # Of a damaged file a settled one goes on: coming back to where it is would cost more.
-        goes_on = run is not None and run.settled and bool(self._unfit)
+        # Of a damaged file a settled one goes on: one that is not may have to come back to where it is.
+        goes_on = run is not None and run.settled and not settled and bool(self._unfit)
         for entry in () if goes_on else self._entries_up_to(self.index.entry_for(number, settled=settled)):
             if run is not None and entry <= run.position:
                 break
@@ -255,7 +256,7 @@ class FrameReader:
         return run
 
     def _leave(self, run: Run) -> None:
-        self._unfit.add(run.entry)
+        self._unfit.update(self.index.entries if run.astray else (run.entry,))
         self._close_run()
 
     def _close_run(self) -> None:

@@ -37,7 +37,10 @@ class Run:
         self.faulty = False
         """Whether anything went wrong since `entry`."""
         self.settled = entry == 0
-        """Whether all from here on, damaged or not, is shown as by a decoder that came from the start."""
+        """Whether all from here on is shown as by a decoder that came from the start."""
+        self.astray = False
+        """Whether that is no longer so. What H.264's decoder shows for a damaged picture depends on pictures
+        of any age: the filter over its block edges reads memory that is not cleared."""
         self.ended = False
         self._index = index
         self._settles_at = index.settles_at(entry)
@@ -123,9 +126,10 @@ class Run:
         return number if number < len(self._index.pts) and self._index.pts[number] == frame.pts else None
 
     def _note_fault(self, packet: "Packet[VideoStream]") -> None:
-        if self.settled:
+        if self.entry == 0:
             return
         if packet.pts is not None and packet.pts < self._index.pts[self.entry]:
             return  # it leads the entry
         if self._units is None or not packet.size or self._units.picture_type(bytes(packet)) is not None:
             self.faulty = True
+            self.astray |= self.settled and self._units is not None and not self._units.hevc
