@@ -30,6 +30,8 @@ _MAX_REORDER = 32
 # What a decoder shows for damage depends on what it had in memory, and not all damage is told. After so many
 # frames, at a key frame, its memory is that of one that came from the file's start (3,000 damaged files).
 SETTLING_FRAMES = 64
+# Damage outlives key frames: VP8's decoder is silent about it, MPEG-4's guesses headers from it for good.
+_FROM_THE_START = ("vp8", "mpeg4")
 
 
 @dataclass(frozen=True)
@@ -105,8 +107,7 @@ def scan(path: str) -> FrameIndex:
             if packet.is_discard:
                 edited = True
                 continue
-            # VP8's decoder is silent about damage, which outlives its key frames: only the start is safe.
-            entry = packet.is_keyframe and (codec.name != "vp8" or not times)
+            entry = packet.is_keyframe and (codec.name not in _FROM_THE_START or not times)
             if units is not None:
                 kind = units.picture_type(bytes(packet))
                 if kind is None:
