@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.extraction
 
 A project of generated videos (`benchmarks.decoding`, plain and busy, 320x240) with the params of the embedded
-sample: its small CLIP, five crops. Its ingest and extract stages run as they are, with one actor and with one
-per core. Two rates: of the whole stage, which spends seconds on starting Ray and loading CLIP, and of the
+sample, its small CLIP, and five crops. Its ingest and extract stages run as they are, with one actor and with
+one per core. Two rates: of the whole stage, which spends seconds on starting Ray and loading CLIP, and of the
 actors once they work; the second is what a long extraction converges to. The columns are seconds of work for
 1,000 images, by phase; decoding and resizing run in a thread beside the tower, and `wait` is how long the
 tower waited for them.
@@ -64,6 +64,7 @@ def extract(folder: Path, actors: int) -> Mapping[str, float]:
 def _write_params(folder: Path, actors: int) -> None:
     params: dict[str, Any] = yaml.safe_load((PROJECT / "vadclip" / "recipes" / "sample.yaml").read_text())
     params["dataset"] |= {"name": "table", "root": str(folder / "videos"), "table": "table.csv"}
+    params["extract"]["train_crops"] = 5
     params["execution"] |= {"actors": actors, "ray_address": None}
     params["train"] |= {"batch_scheme": "single", "selection": "last"}
     (folder / "params.yaml").write_text(yaml.safe_dump(params))

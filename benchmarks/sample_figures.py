@@ -1,28 +1,33 @@
-"""What training adds to the small CLIP on the embedded sample: zero-shot, then VadCLIP over three seeds.
+"""What training adds to the small CLIP on the embedded sample: the CLIP alone, and VadCLIP over three seeds.
 
     .venv/bin/python -m benchmarks.sample_figures [--seeds 234 1 2]
 
-Run `make repro` first. The figures of zero-shot and what training gains on it, with its paired interval, are
-each seed's own (metrics.json, figures.json). The probe is a logistic regression that is told the truth of
-every training snippet, which VadCLIP never is: a ceiling for whatever reads snippets one by one, or each with
-the two before and after it. Each seed is an experiment (`dvc exp run -S train.seed=...`), so `dvc exp show`
-and MLflow hold them too; at the end the seed of params.yaml is put back.
+Run `make repro` first. Each seed is an experiment (`dvc exp run -S train.seed=...`), so `dvc exp show` and
+MLflow hold them too; at the end the seed of params.yaml is put back. The table is the one of `vadclip compare
+zero-shot:A A,B,C` with these experiments. The probe is a logistic regression that is told the truth of every
+training snippet, which VadCLIP never is: a ceiling for whatever reads snippets one by one, or each with the
+two before and after it.
 """
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
 from rich.console import Console
-from rich.table import Table
 
 from benchmarks.sample_clip.develop import Part
 from benchmarks.sample_clip.develop import probe as truth_probe
+from vadclip.compare.figures import Comparison, compare
+from vadclip.compare.show import print_comparison
+from vadclip.compare.sides import FILES, ZERO_SHOT, read_sides
 from vadclip.config import load_params
 from vadclip.evaluate.metrics import evaluate
 from vadclip.features.reader import FeatureReader
@@ -32,16 +37,6 @@ from vadclip.sample.world import sample_plans
 from vadclip.score.table import ScoreInfo, Scores
 
 RESULT = Path("benchmarks/results/sample_figures.json")
-SHOWN = (
-    "auc",
-    "ap",
-    "map_avg",
-    "zero_shot_auc",
-    "zero_shot_ap",
-    "zero_shot_map_avg",
-    "gain_auc",
-    "gain_map_avg",
-)
 
 
 def probe(manifest: Manifest, reach: int) -> dict[str, float]:
@@ -76,13 +71,12 @@ def run_with_seed(seed: int) -> None:
     subprocess.run(command, check=True)
 
 
-def trained(seed: int) -> dict[str, Any]:
-    """Return metrics.json of the pipeline with another training seed, and the intervals of the gains."""
-    run_with_seed(seed)
-    figures: dict[str, Any] = json.loads(Path("metrics.json").read_text())
-    intervals = json.loads(Path("figures.json").read_text())["intervals"]
-    gains = {name: interval for name, interval in intervals.items() if name.startswith("gain_")}
-    return {**figures, "intervals": gains}
+def compared(folders: Sequence[Path]) -> Comparison:
+    """Compare the runs, as one side, with the CLIP that they were trained on."""
+    names = [f"{ZERO_SHOT}{folders[0]}", ",".join(map(str, folders))]
+    sides = read_sides(names, scratch=folders[0] / "none")  # folders need none
+    named = zip(sides, ("zero-shot", "VadCLIP"), strict=True)
+    return compare([replace(side, name=name) for side, name in named])
 
 
 def main() -> None:
@@ -92,24 +86,24 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[234, 1, 2])
     seeds = parser.parse_args().seeds
     configured = yaml.safe_load(Path("params.yaml").read_text())["train"]["seed"]
+    with tempfile.TemporaryDirectory() as name:
+        folders = [Path(name, str(seed)) for seed in seeds]
+        try:
+            for seed, folder in zip(seeds, folders, strict=True):
+                run_with_seed(seed)
+                folder.mkdir()
+                for file in FILES:
+                    shutil.copy(file, folder)
+        finally:
+            run_with_seed(configured)
+        found = compared(folders)
     manifest = read_manifest(Path("manifest.parquet"))
-    result: dict[str, dict[str, Any]] = {
-        "probe": probe(manifest, 0),
-        "probe with two neighbours": probe(manifest, 2),
-    }
-    try:
-        for seed in seeds:
-            result[f"seed {seed}"] = trained(seed)
-    finally:
-        run_with_seed(configured)
+    probes = {f"{reach} neighbours": probe(manifest, reach) for reach in (0, 2)}
+    result = {"seeds": seeds, "probe": probes, "compare": asdict(found)}
     write_text_atomic(RESULT, json.dumps(result, indent=2) + "\n")
-
-    table = Table("", *SHOWN, title="Embedded sample, test videos")
-    for name, figures in result.items():
-        table.add_row(name, *(f"{figures[key]:.4g}" if key in figures else "" for key in SHOWN))
-    spread = {key: np.array([result[f"seed {seed}"][key] for seed in seeds]) for key in SHOWN}
-    table.add_row("mean ± sd", *(f"{v.mean():.4g} ± {v.std(ddof=1):.2g}" for v in spread.values()))
-    Console().print(table)
+    print_comparison(found, Console())
+    for name, figures in probes.items():
+        print(f"a probe that is told when, {name}:", {key: round(value, 4) for key, value in figures.items()})
 
 
 if __name__ == "__main__":
