@@ -1,12 +1,14 @@
-"""Take the pictures of docs/compare.md from a project that has been run.
+"""Take the pictures of docs/compare.md and docs/detect.md from a project that has been run.
 
     python -m benchmarks.screenshots docs/images
 
-The report at the width of a desk and of a phone, light and dark; of MLflow the runs in their prepared view,
-two side by side, and the newest logged model. Needs Chromium and the extra `browser`.
+The report at the width of a desk and of a phone; compare.html and detections/index.html, if they are there;
+of MLflow the runs in their prepared view, all of them side by side, and the newest logged model. Needs
+Chromium and the extra `browser`.
 """
 
 import argparse
+import io
 import os
 import shutil
 import socket
@@ -15,11 +17,14 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from typing import Literal
 
 import mlflow
-from playwright.sync_api import Browser, sync_playwright
+from PIL import Image
+from playwright.sync_api import Browser, FloatRect, sync_playwright
 
 from vadclip.errors import InputError
+from vadclip.files import atomic_path
 from vadclip.tracking.registry import view_addresses
 from vadclip.tracking.store import store_uri
 
@@ -34,11 +39,14 @@ def main() -> None:
         raise InputError("no Chromium: install one, or name it by CHROMIUM")
     with sync_playwright() as started:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        for width, scheme in ((1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")):
-            page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-            page.goto(Path("report.html").resolve().as_uri())
-            page.screenshot(path=out / f"report-{width}-{scheme}.png")
-            page.close()
+        for name, path, width, scheme in (
+            ("report", Path("report.html"), 1280, "light"),
+            ("report-phone", Path("report.html"), 390, "dark"),
+            ("compare", Path("compare.html"), 1280, "light"),
+            ("detections", Path("detections/index.html"), 1280, "light"),
+        ):
+            if path.exists():
+                _take(browser, path.resolve().as_uri(), out / f"{name}.png", width, scheme=scheme)
         _mlflow_pictures(browser, out)
         browser.close()
 
@@ -64,22 +72,40 @@ def _mlflow_pictures(browser: Browser, out: Path) -> None:
             raise InputError(f"{store} has no prepared view: run `make repro` first")
         name, _, view = views[0].partition(": ")
         experiment = client.get_experiment_by_name(name).experiment_id
-        runs = [run.info.run_id for run in client.search_runs([experiment], max_results=2)]
-        addresses = {"mlflow-runs": view}
-        if len(runs) == 2:
-            pair = f'["{runs[0]}","{runs[1]}"]'
-            addresses["mlflow-compare"] = f'{base}/#/compare-runs?runs={pair}&experiments=["{experiment}"]'
+        runs = ",".join(f'"{run.info.run_id}"' for run in client.search_runs([experiment]))
+        compared = f'runs=[{runs}]&experiments=["{experiment}"]&workflowType=machine_learning'
+        addresses = {"mlflow-runs": view, "mlflow-compare": f"{base}/#/compare-runs?{compared}"}
         for model in client.search_logged_models([experiment], max_results=1):
-            addresses["mlflow-model"] = f"{base}/#/experiments/{experiment}/models/{model.model_id}"
+            addresses["mlflow-model"] = (
+                f"{base}/#/experiments/{experiment}/models/{model.model_id}?workflowType=machine_learning"
+            )
         for name, address in addresses.items():
-            page = browser.new_page(viewport={"width": 1500, "height": 900})
-            page.goto(address, wait_until="domcontentloaded")
-            page.wait_for_timeout(15_000)  # MLflow's pages ask on and on, so silence tells nothing
-            page.screenshot(path=out / f"{name}.png")
-            page.close()
+            # It asks its server on and on, and shows an assistant at the right.
+            _take(browser, address, out / f"{name}.png", 1800, shown=1400, settle=15_000)
     finally:
         server.terminate()
         server.wait()
+
+
+def _take(
+    browser: Browser,
+    address: str,
+    target: Path,
+    width: int,
+    *,
+    scheme: Literal["light", "dark"] = "light",
+    shown: int | None = None,
+    settle: int = 500,
+) -> None:
+    """Write a picture of a window of `width`, or its left part, in 256 colours, after `settle` milliseconds."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto(address, wait_until="domcontentloaded")
+    page.wait_for_timeout(settle)
+    clip: FloatRect = {"x": 0, "y": 0, "width": shown or width, "height": 900}
+    picture = Image.open(io.BytesIO(page.screenshot(clip=clip))).convert("RGB").quantize(256)
+    with atomic_path(target) as temporary:
+        picture.save(temporary, format="png", optimize=True)
+    page.close()
 
 
 def _wait_for(address: str) -> None:

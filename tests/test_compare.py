@@ -185,7 +185,7 @@ def test_the_command_compares_folders_groups_and_the_clip_alone(tmp_path, monkey
     assert content["videos"] == 24
     # The helper's CLIP says 1/3 everywhere: chance.
     assert content["sides"]["zero-shot:a1"]["auc"]["value"] == 0.5
-    assert f"{content['sides']['b <i>']['map_avg']['value']:.2f}" in run.stdout
+    assert f"{content['sides']['b <i>']['map_avg']['value']:.1f}" in run.stdout
     html = (tmp_path / "c.html").read_text()
     assert "b &lt;i&gt; is better than a1 and 1 more" in html
     assert "<i>" not in html

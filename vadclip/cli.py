@@ -247,7 +247,7 @@ def compare(
         write_json(found, json_file)
     if html_file is not None:
         write_html(found, html_file)
-    print_comparison(found, Console())
+    print_comparison(found, Console(markup=False, highlight=False))
 
 
 def main() -> None:

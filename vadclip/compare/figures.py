@@ -335,7 +335,7 @@ def _sentence(
     before, after = values[base.name][name].value, values[side.name][name].value
     measured = (
         f"{name} {shown(name, after)} against {shown(name, before)}, "
-        f"{difference_shown(name, found)}, p = {found.p:.3g}"
+        f"{difference_shown(name, found)}, p = {found.p:.3f}"
     )
     videos = f"{len(base.runs[0].videos):,} test videos"
     certain = found.p is not None and found.p < 0.05 and (found.low > 0 or found.high < 0)
@@ -375,7 +375,7 @@ def _notes(sides: Sequence[Side]) -> list[str]:
 
 def decimals(name: str) -> int:
     """Digits after the point: mAP is in percent."""
-    return 2 if "map" in name else 4
+    return 1 if "map" in name else 3
 
 
 def shown(name: str, value: float) -> str:

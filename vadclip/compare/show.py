@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -14,10 +15,11 @@ from vadclip.pages import write_page
 
 
 def print_comparison(found: Comparison, console: Console) -> None:
-    """Print the table of figures and what can be said."""
+    """Print the table of figures and what can be said, on a console that takes no markup."""
     base = next(iter(found.sides))
     several = any(runs > 1 for runs in found.runs.values())
-    table = Table(title=f"{found.dataset}, {found.videos:,} test videos", title_justify="left")
+    title = f"{found.dataset}, {found.videos:,} test videos"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0, show_edge=False)
     headings = ("figure", "side", "value [95 %]", *(["sd over runs"] if several else ()))
     for heading in (*headings, f"minus {base} [95 %]", "p"):
         table.add_column(heading, overflow="fold")
@@ -30,10 +32,8 @@ def print_comparison(found: Comparison, console: Console) -> None:
             spread = [shown(name, value.sd) if value.sd is not None else ""] if several else []
             difference = differences.get(side, {}).get(name)
             against = difference_shown(name, difference) if difference else ""
-            p = f"{difference.p:.3g}" if difference and difference.p is not None else ""
-            table.add_row(
-                name if at == 0 else "", label(found, side), interval_shown(name, value), *spread, against, p
-            )
+            p = f"{difference.p:.3f}" if difference and difference.p is not None else ""
+            table.add_row(name if at == 0 else "", side, interval_shown(name, value), *spread, against, p)
         table.add_section()
     console.print(table)
     for one in found.against:
@@ -41,17 +41,12 @@ def print_comparison(found: Comparison, console: Console) -> None:
             console.print(f"\nmoved most from {base} to {one.name} (share of pairs of frames in order):")
         for video in one.moved[:5]:
             change = f"{video.before:.3f} -> {video.after:.3f}"
-            console.print(f"  {video.video_id} ({', '.join(video.labels)}): {change}", markup=False)
+            console.print(f"  {video.video_id} ({', '.join(video.labels)}): {change}")
     for note in found.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     console.print()
     for one in found.against:
-        console.print(one.sentence, markup=False)
-
-
-def label(found: Comparison, side: str) -> str:
-    """A side's name, and how many runs it has, if several."""
-    return f"{side} (mean of {found.runs[side]})" if found.runs[side] > 1 else side
+        console.print(one.sentence)
 
 
 def interval_shown(name: str, value: Value) -> str:
@@ -71,5 +66,4 @@ def write_html(found: Comparison, path: Path) -> None:
         "interval": interval_shown,
         "difference": difference_shown,
     }
-    labels = {side: label(found, side) for side in found.sides}
-    write_page(path, "compare.html", filters, found=found, labels=labels, base=next(iter(found.sides)))
+    write_page(path, "compare.html", filters, found=found, base=next(iter(found.sides)))

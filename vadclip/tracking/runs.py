@@ -46,14 +46,13 @@ def training_run(
     identity_file: Path,
     registered: str = "",
     splits: Mapping[str, tuple[str, int]] | None = None,
-    live: bool = True,
 ) -> Iterator["TrainingRun"]:
     """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
 
     `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
     any moment leaves one run. Where that run has other params, it is left alone and a new one begins. The
     model is registered under `registered`, if that is given; `splits` are digest and number of videos of
-    each. The machine's load is logged with it, unless the training is not `live`.
+    each.
     """
     identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking, registered)
     identity.write(identity_file)
@@ -61,7 +60,7 @@ def training_run(
     if store := open_store(tracking):
         with Forgiving("no run was opened"):
             identity, last_step, last_epoch = store.begin(
-                identity, name, params, tags, tracking, identity_file, live=live
+                identity, name, params, tags, tracking, identity_file
             )
             run = TrainingRun(identity, store, last_step=last_step, last_epoch=last_epoch)
             store.log_splits(identity, splits or {})
@@ -131,7 +130,7 @@ def log_past_training(model_folder: Path, manifest_file: Path, manifest: Manifes
     with tempfile.TemporaryDirectory() as folder:
         run_file = Path(folder) / "run.json"  # the model folder is DVC's: it stays as train wrote it
         shutil.copyfile(model_folder / "run.json", run_file)
-        with training_run(**facts, identity_file=run_file, live=False) as run:
+        with training_run(**facts, identity_file=run_file) as run:
             run.curves(model_folder)
             run.model(model_folder, class_texts(model, "fp32"), params.clip)
             epoch = {} if info.epoch is None else {"train/selected_epoch": info.epoch}
@@ -153,6 +152,7 @@ class TrainingRun:
         self._last_step, self._last_epoch = last_step, last_epoch
         self._waiting: list[LoggedRecord] = []
         self._next_flush = time.monotonic() + FLUSH_SECONDS
+        self._begun = last_epoch > 0  # whether an epoch has ended; before that, nothing leaves
 
     def step(self, record: StepRecord) -> None:
         """Log an update under its step, unless the run has it."""
@@ -165,7 +165,9 @@ class TrainingRun:
         """Log an epoch's figures under its number, unless the run has them."""
         if record.epoch > self._last_epoch:
             numbers = {f"epoch/{name}": value for name, value in record.flat().items()}
-            self._wait(LoggedRecord(numbers, record.epoch, record.time_ms))
+            # The first metric of a run is what MLflow's page of a comparison opens with.
+            self._wait(LoggedRecord(numbers, record.epoch, record.time_ms), first=not self._begun)
+        self._begun = True
 
     def curves(self, model_folder: Path) -> None:
         """Log what steps.csv and epochs.json in `model_folder` hold and the run has not."""
@@ -184,7 +186,8 @@ class TrainingRun:
                 self._wait(LoggedRecord(numbers, epoch, now))
 
     def metrics(self, metrics: Mapping[str, float]) -> None:
-        """Log single numbers."""
+        """Log single numbers, after what waits."""
+        self._flush()
         self._mirror(lambda store, run_id: store.log_metrics(run_id, metrics))
 
     def artifacts(self, paths: Sequence[Path]) -> None:
@@ -206,11 +209,12 @@ class TrainingRun:
             say(f"{len(self._waiting)} records of {self.identity.name} could not be logged")
         self._mirror(lambda store, run_id: store.end(status))
 
-    def _wait(self, record: LoggedRecord) -> None:
+    def _wait(self, record: LoggedRecord, *, first: bool = False) -> None:
         if self._store is not None:
-            self._waiting.append(record)
-            if time.monotonic() >= self._next_flush:
+            self._waiting.insert(0 if first else len(self._waiting), record)
+            if self._begun and time.monotonic() >= self._next_flush:
                 self._flush()
+                self._mirror(lambda store, run_id: store.watch(run_id))
 
     def _flush(self) -> None:
         self._next_flush = time.monotonic() + FLUSH_SECONDS

@@ -33,6 +33,7 @@ for _name, _value in (
 import mlflow  # noqa: E402
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run  # noqa: E402
 from mlflow.models import ModelSignature  # noqa: E402
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
 from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
 
 from vadclip.checkout import main_checkout  # noqa: E402
@@ -91,6 +92,7 @@ class Store:
         if users is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         self.client = mlflow.MlflowClient(uri)
+        self._load: SystemMetricsMonitor | None = None
         if found := self.client.get_experiment_by_name(experiment):
             self._experiment_id: str = found.experiment_id
         else:
@@ -114,10 +116,8 @@ class Store:
         tags: Mapping[str, str],
         tracking: TrackingParams,
         identity_file: Path,
-        *,
-        live: bool,
     ) -> tuple[RunIdentity, int, int]:
-        """Make the training's run the active one, new or known; with system metrics if the training is live.
+        """Make the training's run the active one, new or known.
 
         Returns the run's identity, and the last step and epoch that the run has; 0 if it is new.
         """
@@ -129,13 +129,12 @@ class Store:
         if run:
             last_step = self._last_step(run.info.run_id, _LAST_STEP)
             last_epoch = self._last_step(run.info.run_id, _LAST_EPOCH)
-            mlflow.start_run(run_id=run.info.run_id, log_system_metrics=live)
+            mlflow.start_run(run_id=run.info.run_id)
         else:
             run = mlflow.start_run(
                 experiment_id=self._experiment_id,
                 run_name=identity.name,
                 tags={MODEL_ID: identity.model_id, **lineage_tags(), **tags},
-                log_system_metrics=live,
             )
         try:
             identity = replace(identity, run_id=run.info.run_id)
@@ -146,6 +145,20 @@ class Store:
             raise
         say(f"run {identity.name} in experiment {identity.experiment}")
         return identity, last_step, last_epoch
+
+    def watch(self, run_id: str) -> None:
+        """Log the machine's load from now on, until the model is logged or the run ends.
+
+        MLflow's page of a comparison opens with the metric that was logged first, so the load must not be it.
+        """
+        if self._load is None:
+            self._load = SystemMetricsMonitor(run_id, resume_logging=True)  # type: ignore[no-untyped-call]
+            self._load.start()  # type: ignore[no-untyped-call]
+
+    def _watch_no_longer(self) -> None:
+        if self._load is not None:
+            self._load.finish()  # type: ignore[no-untyped-call]
+            self._load = None
 
     def lacks_model(self, identity: RunIdentity) -> bool:
         """Return whether the store has not got the training's model: it was away, or failed."""
@@ -240,6 +253,7 @@ class Store:
         # They need torch, without which the other stages' tracking works.
         from vadclip.tracking.served import requirements, write_served
 
+        self._watch_no_longer()  # the load is no figure of the model
         if MODEL_LOGGED in self.client.get_run(run_id).data.tags:
             return
         with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
@@ -263,6 +277,7 @@ class Store:
 
     def end(self, status: str) -> None:
         """Close the active run."""
+        self._watch_no_longer()
         mlflow.end_run(status)
 
     def _find(self, identity: RunIdentity) -> Run | None:

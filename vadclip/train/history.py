@@ -75,13 +75,12 @@ class EpochRecord:
     """Under `train.selection: official`: the best figure so far on the test set; else None."""
 
     def flat(self) -> dict[str, float]:
-        """Return the numbers by name: loss, learning_rate, seconds, rows_per_second, val_*, best_on_test."""
-        numbers = {
-            name: getattr(self, name) for name in ("loss", "learning_rate", "seconds", "rows_per_second")
-        }
+        """Return the numbers by name: val_*, best_on_test, loss, learning_rate, seconds, rows_per_second."""
+        figures = asdict(self.figures) if self.figures else {}
         if self.best_on_test is not None:
-            numbers["best_on_test"] = self.best_on_test
-        return numbers | (asdict(self.figures) if self.figures else {})
+            figures["best_on_test"] = self.best_on_test
+        own = ("loss", "learning_rate", "seconds", "rows_per_second")
+        return figures | {name: getattr(self, name) for name in own}
 
     def line(self, epochs: int) -> str:
         """Say the epoch, one of `epochs`, in a line."""

@@ -51,7 +51,7 @@ class Trained:
         """Return numbers that sum it up: the chosen epoch, its figures, seconds spent in updates."""
         figures = asdict(self.figures) if self.figures else {}
         seconds = sum(record.seconds for record in self.history.epochs)
-        return {"train/selected_epoch": self.epoch, "time/training_seconds": seconds, **figures}
+        return {**figures, "train/selected_epoch": self.epoch, "time/training_seconds": seconds}
 
 
 def train(
