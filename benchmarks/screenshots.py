@@ -97,7 +97,7 @@ def _take(
     shown: int | None = None,
     settle: int = 500,
 ) -> None:
-    """Write a picture of a window of `width`, or its left part, in 256 colours, after `settle` milliseconds."""
+    """Write a picture of a window, or of its left part, in 256 colours, after `settle` milliseconds."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page.goto(address, wait_until="domcontentloaded")
     page.wait_for_timeout(settle)

@@ -370,6 +370,8 @@ def _notes(sides: Sequence[Side]) -> list[str]:
         notes.append(
             f"one run each: {', '.join(single)}; how much another seed would change is not in their intervals"
         )
+    if several := [side.name for side in sides if len(side.runs) > 1]:
+        notes.append(f"the values of {', '.join(several)} are means over the runs")
     return notes
 
 
