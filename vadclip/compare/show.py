@@ -18,10 +18,10 @@ def print_comparison(found: Comparison, console: Console) -> None:
     """Print the table of figures and what can be said, on a console that takes no markup."""
     base = next(iter(found.sides))
     several = any(runs > 1 for runs in found.runs.values())
-    title = f"{found.dataset}, {found.videos:,} test videos"
+    title = f"{found.dataset}, {found.videos:,} test videos; differences are from {base}"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=0, show_edge=False)
     headings = ("figure", "side", "value [95 %]", *(["sd over runs"] if several else ()))
-    for heading in (*headings, f"minus {base} [95 %]", "p"):
+    for heading in (*headings, "difference [95 %]", "p"):
         table.add_column(heading, overflow="fold")
     differences = {one.name: one.differences for one in found.against}
     for name in found.figures:

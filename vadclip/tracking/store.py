@@ -53,6 +53,7 @@ SERVED_PARAMS = ParamSchema(
 MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
 MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
 _LAST_STEP, _LAST_EPOCH = "train/loss", "epoch/loss"  # the metrics that tell how far a run has come
+_MODEL_STEP = -1  # MLflow counts metrics at a model's step as the model's: no load, and no loss, has this one
 VIEW = "vadclip"
 _COLUMNS = [
     *(f"metrics.`{name}`" for name in ("auc", "ap", "map_avg", "val_video_auc", "zero_shot_auc", "gain_auc")),
@@ -269,6 +270,7 @@ class Store:
                 signature=ModelSignature(params=SERVED_PARAMS),
                 pip_requirements=requirements(),
                 registered_model_name=registered or None,
+                step=_MODEL_STEP,
             )
         if registered:
             version = logged.registered_model_version
