@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from vadclip.files import atomic_path
-from vadclip.sample.render import draw_frames
+from vadclip.sample.film import draw_frames
 from vadclip.sample.world import CLASSES, Happening, VideoPlan, development_plans
 
 MOMENTS = (-0.15, 0.06, 0.3, 0.55, 0.8, 1.12)  # shares of the deed

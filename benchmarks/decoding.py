@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from benchmarks.measuring import Figure, arguments, measure, report
 from vadclip.clip.crops import resize_frames
 from vadclip.manifest import SNIPPET_FRAMES
-from vadclip.video.reader import probe, read_frames
+from vadclip.video.frame_reader import probe, read_frames
 
 WIDTH, HEIGHT, FPS = 320, 240, 25
 SCENE = 128  # frames of a scene of a mixed video

@@ -17,7 +17,7 @@ from benchmarks.measuring import Figure, arguments, measure, report
 from vadclip.evaluate.metrics import evaluate
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import SNIPPET_FRAMES, Manifest, Segment, Video, frame_spans
-from vadclip.score.table import ScoreInfo, Scores
+from vadclip.score.scores import ScoreInfo, Scores
 
 
 def test_set(videos: int, anomalous: int, snippets: int) -> tuple[Scores, Manifest]:

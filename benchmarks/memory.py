@@ -38,7 +38,7 @@ from vadclip.files import write_text_atomic
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, ManifestFile, Video, write_manifest
 from vadclip.pool.work import Outcome
-from vadclip.video.reader import probe
+from vadclip.video.frame_reader import probe
 
 RESULT = Path("benchmarks/results/memory.json")
 FPS, MINUTE = 25, 1500

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from benchmarks.sample_clip.develop import Part
 from benchmarks.sample_clip.develop import probe as truth_probe
-from vadclip.compare.figures import Comparison, compare
+from vadclip.compare.comparison import Comparison, compare
 from vadclip.compare.show import print_comparison
 from vadclip.compare.sides import FILES, ZERO_SHOT, read_sides
 from vadclip.config import load_params
@@ -34,7 +34,7 @@ from vadclip.features.reader import FeatureReader
 from vadclip.files import write_text_atomic
 from vadclip.manifest import Manifest, read_manifest
 from vadclip.sample.world import sample_plans
-from vadclip.score.table import ScoreInfo, Scores
+from vadclip.score.scores import ScoreInfo, Scores
 
 RESULT = Path("benchmarks/results/sample_figures.json")
 

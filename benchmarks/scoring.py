@@ -20,8 +20,8 @@ from benchmarks.training_step import PRECISIONS, text_tower
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import SNIPPET_FRAMES, Video
 from vadclip.model.vadclip import VadClip, VadClipConfig
+from vadclip.score.scores import ScoreInfo
 from vadclip.score.scoring import score_videos
-from vadclip.score.table import ScoreInfo
 
 
 class RandomFeatures:

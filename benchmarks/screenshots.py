@@ -25,8 +25,8 @@ from playwright.sync_api import Browser, FloatRect, sync_playwright
 
 from vadclip.errors import InputError
 from vadclip.files import atomic_path
+from vadclip.tracking.mlflow_store import store_uri
 from vadclip.tracking.registry import view_addresses
-from vadclip.tracking.store import store_uri
 
 
 def main() -> None:

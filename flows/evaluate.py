@@ -8,7 +8,7 @@ from vadclip.config import flatten, load_params
 from vadclip.evaluate.metrics import evaluate
 from vadclip.evaluate.report import write_metrics, write_plots, write_report
 from vadclip.manifest import dataset_root, read_manifest
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
 from vadclip.tracking import runs as tracking
 from vadclip.tracking.naming import describe_run, lineage_tags, named_tracking
 

@@ -10,8 +10,8 @@ from vadclip.features.reader import FeatureReader
 from vadclip.manifest import read_manifest
 from vadclip.model.folder import load_model
 from vadclip.model.inference import plain_texts
+from vadclip.score.scores import ScoreInfo, scores_table, write_scores
 from vadclip.score.scoring import check_model_fits, score_videos
-from vadclip.score.table import ScoreInfo, scores_table, write_scores
 
 MANIFEST, FEATURES, MODEL, SCORES = (
     Path("manifest.parquet"),

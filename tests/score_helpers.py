@@ -6,7 +6,7 @@ import numpy as np
 
 from vadclip.labels import Classes
 from vadclip.manifest import Manifest, Segment, Video, frame_spans
-from vadclip.score.table import ScoreInfo, Scores
+from vadclip.score.scores import ScoreInfo, Scores
 
 CLASSES = Classes(labels=("Normal", "Fire", "Theft"), prompts=("normal", "fire", "theft"))
 

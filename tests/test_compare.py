@@ -10,12 +10,12 @@ import pytest
 from score_helpers import make_manifest, make_scores, make_video
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from vadclip.compare.figures import Side, compare
+from vadclip.compare.comparison import Side, compare
 from vadclip.compare.sides import read_sides
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import collect
 from vadclip.manifest import write_manifest
-from vadclip.score.table import scores_table, write_scores
+from vadclip.score.scores import scores_table, write_scores
 
 
 def _manifest(videos=24, rows=4):
@@ -122,7 +122,10 @@ def test_runs_of_a_group_count_as_one_and_widen_its_interval():
     expected = np.hypot(width, 2 * 1.96 * group.sd / np.sqrt(3))
     assert group.high - group.low == pytest.approx(expected, rel=0.15)
     assert group.high - group.low > 1.2 * width
-    assert found.notes == ("one run each: one; how much another seed would change is not in their intervals",)
+    assert found.notes == (
+        "one run each: one; how much another seed would change is not in their intervals",
+        "the values of group are means over the runs",
+    )
 
 
 def test_videos_that_moved_by_hand():

@@ -11,7 +11,7 @@ import pytest
 from video_helpers import write_video
 
 from vadclip.errors import VideoError
-from vadclip.video.reader import FrameReader, probe
+from vadclip.video.frame_reader import FrameReader, probe
 
 COUNT, FILES = 320, 60
 HEVC = "log-level=none"

@@ -23,9 +23,9 @@ from safetensors.torch import load_file, save_file
 from video_helpers import frame_number, write_video
 
 from vadclip.cli import main
+from vadclip.detect.command import Request, detect
 from vadclip.detect.detector import Detector
 from vadclip.detect.page import write_pages
-from vadclip.detect.run import Request, detect
 from vadclip.detect.sources import find_sources, unlabelled
 from vadclip.detect.threshold import describe
 from vadclip.errors import InputError, VideoError
@@ -34,7 +34,7 @@ from vadclip.features.index import read_index
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.video_row import video_row
 from vadclip.manifest import Manifest, Segment, write_manifest
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
 
 THRESHOLD = 0.5
 

@@ -34,9 +34,9 @@ from vadclip.manifest import read_manifest
 from vadclip.model.folder import read_model_info
 from vadclip.model.inference import class_texts
 from vadclip.sample.world import CLASSES, sample_plans
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
+from vadclip.tracking.mlflow_store import SERVED_PARAMS
 from vadclip.tracking.served import requirements, write_served
-from vadclip.tracking.store import SERVED_PARAMS
 
 pytestmark = pytest.mark.soak
 LEFT_OUT = "Explosion"

@@ -33,7 +33,7 @@ from vadclip.extract.worker import ExtractWorker, WorkerSettings
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import dataset_root, read_manifest, write_manifest
-from vadclip.video.reader import probe
+from vadclip.video.frame_reader import probe
 
 PROJECT = Path(__file__).parents[1]
 
@@ -277,7 +277,7 @@ def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(
     def unreadable(*arguments: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr("vadclip.video.reader.scan", unreadable)
+    monkeypatch.setattr("vadclip.video.frame_reader.scan", unreadable)
     with pytest.raises(OSError, match="Input/output error"):
         extract(unit, Grey(), OpenVideo("decord"), batch_images=4, beat=lambda amount: None)
 

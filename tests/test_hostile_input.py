@@ -31,7 +31,7 @@ from vadclip.ingest.processes import MEMORY_BYTES, run_supervised
 from vadclip.ingest.rows import ingest
 from vadclip.manifest import Manifest
 from vadclip.video import frame_index
-from vadclip.video.reader import FrameReader, probe
+from vadclip.video.frame_reader import FrameReader, probe
 
 # Files that are small and ask for much
 
@@ -119,7 +119,7 @@ def peak_mb_of(path: Path) -> tuple[float, str]:
     """Probe a file in a process of its own: MB that it took beside what any file takes, and what was said."""
     code = (
         "import resource, sys\n"
-        "from vadclip.errors import VideoError\nfrom vadclip.video.reader import probe\n"
+        "from vadclip.errors import VideoError\nfrom vadclip.video.frame_reader import probe\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak()\n"
         "try: print(probe(sys.argv[1]))\n"

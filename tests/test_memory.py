@@ -10,7 +10,7 @@ from benchmarks.memory import in_a_process, write_long_video
 
 READ = """
 import resource, sys
-from vadclip.video.reader import FrameReader
+from vadclip.video.frame_reader import FrameReader
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
 with FrameReader(sys.argv[1], decoder=sys.argv[2], intact=True) as reader:

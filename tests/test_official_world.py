@@ -29,7 +29,7 @@ from vadclip.manifest import read_manifest
 from vadclip.model.folder import read_model_info
 from vadclip.model.official import export_state, write_checkpoint
 from vadclip.pool.work import Outcome
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
 
 DATASETS = {"ucf": "ucf_crime", "xd": "xd_violence"}
 COUNTS = {"ucf": (28, 290, 14), "xd": (14, 800, 7)}

@@ -20,8 +20,8 @@ from vadclip.clip.frozen import Clip, load_clip
 from vadclip.clip.on_gpu import OnePassQuickGelu, fuse_quick_gelu
 from vadclip.config import ClipParams
 from vadclip.model.vadclip import VadClip
+from vadclip.score.scores import ScoreInfo
 from vadclip.score.scoring import score_videos
-from vadclip.score.table import ScoreInfo
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder
 

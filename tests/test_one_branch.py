@@ -13,8 +13,8 @@ from vadclip.errors import InputError
 from vadclip.evaluate.metrics import evaluate
 from vadclip.evaluate.report import write_plots, write_report
 from vadclip.model.inference import plain_texts
+from vadclip.score.scores import ScoreInfo, read_scores, scores_table, write_scores
 from vadclip.score.scoring import score_videos
-from vadclip.score.table import ScoreInfo, read_scores, scores_table, write_scores
 from vadclip.train.history import StepRecord
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder

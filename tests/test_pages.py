@@ -7,7 +7,7 @@ import pytest
 from conftest import PROJECT, sound_page
 from score_helpers import make_manifest, make_scores, make_video
 
-from vadclip.compare.figures import Side, compare
+from vadclip.compare.comparison import Side, compare
 from vadclip.compare.show import write_html
 from vadclip.config import EvaluateParams
 from vadclip.evaluate.metrics import collect, evaluate

@@ -248,7 +248,7 @@ def test_long_names_lose_their_middle():
 
 def test_evaluating_needs_no_torch():
     code = (
-        "import sys, vadclip.evaluate.report, vadclip.score.table; "
+        "import sys, vadclip.evaluate.report, vadclip.score.scores; "
         "print(sorted({'torch', 'open_clip', 'ray', 'mlflow', 'dvc'} & set(sys.modules)))"
     )
     run = subprocess.run(

@@ -28,7 +28,7 @@ from vadclip.sample.actors import Person, Stage
 from vadclip.sample.anomalies import ANOMALIES
 from vadclip.sample.canvas import Canvas
 from vadclip.sample.everyday import CONFUSERS
-from vadclip.sample.render import draw_frames, render_video
+from vadclip.sample.film import draw_frames, render_video
 from vadclip.sample.scenes import SIDES, Conditions, colour_of, make_layout
 from vadclip.sample.world import (
     CLASSES,
@@ -39,7 +39,7 @@ from vadclip.sample.world import (
     make_plan,
     sample_plans,
 )
-from vadclip.video.reader import probe, read_frames
+from vadclip.video.frame_reader import probe, read_frames
 
 SAMPLE = DatasetParams(
     name="sample", root=None, source="videos", table=None, annotations=None, classes=None, untimed="error"

@@ -26,7 +26,7 @@ from vadclip.labels import Classes
 from vadclip.manifest import write_manifest
 from vadclip.model.folder import ModelInfo, load_model, named_clip, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
 from vadclip.tracking import runs as tracking
 
 VIDEOS = (

@@ -15,8 +15,8 @@ from vadclip.events import Peak
 from vadclip.features.provenance import Provenance
 from vadclip.model.folder import ModelInfo, NamedClip, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
+from vadclip.score.scores import ScoreInfo, read_scores, scores_table, write_scores
 from vadclip.score.scoring import check_model_fits, score_videos
-from vadclip.score.table import ScoreInfo, read_scores, scores_table, write_scores
 
 LENGTH = 8
 PLAIN_KD = F.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), dim=-1)

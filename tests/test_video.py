@@ -19,7 +19,7 @@ from video_helpers import (
 
 from vadclip.errors import VideoError
 from vadclip.video import container, frame_index
-from vadclip.video.reader import FrameReader, probe, read_frames
+from vadclip.video.frame_reader import FrameReader, probe, read_frames
 
 # name -> (frames, file name, how it is made, whether decord's seeking can be trusted with it)
 KINDS = {
@@ -88,7 +88,7 @@ def test_each_frame_by_its_number(kind: str, tmp_path: Path, monkeypatch: pytest
 def test_real_clips_are_equal_with_both_decoders(
     shared_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vadclip.video.reader.DECORD_MAX_BYTES", 2**30)  # the longer ones too
+    monkeypatch.setattr("vadclip.video.frame_reader.DECORD_MAX_BYTES", 2**30)  # the longer ones too
     paths = sorted((shared_folder / "data" / "videos").rglob("*.mp4"))[::9]
     assert len(paths) > 10
     for path in paths:
@@ -345,10 +345,10 @@ def test_a_video_that_does_not_fit_into_memory_is_read_with_pyav(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write_video(tmp_path / "a.mp4", 20)
-    monkeypatch.setattr("vadclip.video.reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3)
+    monkeypatch.setattr("vadclip.video.frame_reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3)
     assert probe(path).intact
     assert FrameReader(path, intact=True).decoder == "decord"
-    monkeypatch.setattr("vadclip.video.reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3 - 1)
+    monkeypatch.setattr("vadclip.video.frame_reader.DECORD_MAX_BYTES", 20 * 96 * 64 * 3 - 1)
     assert not probe(path).intact
     assert FrameReader(path, intact=True).decoder == "pyav"
 

@@ -15,7 +15,7 @@ import pytest
 from video_helpers import frame_number, numbered_frame, write_recording, write_video
 
 from vadclip.errors import VideoError
-from vadclip.video.reader import FrameReader, probe, read_frames
+from vadclip.video.frame_reader import FrameReader, probe, read_frames
 from vadclip.video.times import frame_times
 
 VIDEOS = Path(__file__).parent / "data" / "video"

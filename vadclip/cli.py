@@ -160,8 +160,8 @@ def detect(
     """Find anomalies in new videos with a trained model."""
     from rich.console import Console
 
-    from vadclip.detect.run import Request
-    from vadclip.detect.run import detect as run
+    from vadclip.detect.command import Request
+    from vadclip.detect.command import detect as run
 
     request = Request(
         paths=paths,
@@ -237,7 +237,7 @@ def compare(
     """Say whether a model is better than the first named, on equal test videos."""
     from rich.console import Console
 
-    from vadclip.compare.figures import compare as run
+    from vadclip.compare.comparison import compare as run
     from vadclip.compare.show import print_comparison, write_html, write_json
     from vadclip.compare.sides import read_sides
 

@@ -81,7 +81,7 @@ def _decoders() -> Finding:
         import av
         import numpy as np
 
-        from vadclip.video.reader import probe
+        from vadclip.video.frame_reader import probe
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "a.mp4"

@@ -39,11 +39,11 @@ from vadclip.model.inference import branch_scores, class_texts, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import TEMPERATURE, VadClip, VadClipConfig
 from vadclip.sample.anomalies import ANOMALIES
-from vadclip.sample.render import draw_frames
+from vadclip.sample.film import draw_frames
 from vadclip.sample.workers import drawing_pool
 from vadclip.sample.world import CLASSES, VideoPlan, make_plan
 from vadclip.train.batches import TrainingRows, epoch_batches, sequence_rows
-from vadclip.video.reader import SNIPPET_FRAMES
+from vadclip.video.frame_reader import SNIPPET_FRAMES
 
 
 def plans(split: str, count: int) -> list[VideoPlan]:

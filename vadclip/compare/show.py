@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vadclip.compare.figures import Comparison, Value, difference_shown, shown
+from vadclip.compare.comparison import Comparison, Value, difference_shown, shown
 from vadclip.files import write_text_atomic
 from vadclip.pages import write_page
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from vadclip.compare.figures import Side, check_same_videos
+from vadclip.compare.comparison import Side, check_same_videos
 from vadclip.config import PARAMS_FILE, load_params
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import collect
 from vadclip.manifest import read_manifest
-from vadclip.score.table import read_scores
+from vadclip.score.scores import read_scores
 
 FILES = ("manifest.parquet", "scores.parquet")
 ZERO_SHOT = "zero-shot:"

@@ -10,7 +10,7 @@ from vadclip.datasets.raw import RawDataset, RawVideo
 from vadclip.files import held_alone
 from vadclip.manifest import Segment, dataset_root
 from vadclip.progress import track
-from vadclip.sample.render import render_video
+from vadclip.sample.film import render_video
 from vadclip.sample.workers import drawing_pool
 from vadclip.sample.world import CLASSES, WORLD_VERSION, VideoPlan, sample_plans
 

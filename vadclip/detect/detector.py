@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vadclip.detect.find import FoundEvent, Rules, events_of
+from vadclip.detect.judge import Judge
 from vadclip.detect.model import load
-from vadclip.detect.scoring import Judge
 from vadclip.detect.sources import unlabelled
 from vadclip.errors import VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, threshold_from_peaks
@@ -27,7 +27,7 @@ from vadclip.ingest.video_row import video_row
 from vadclip.manifest import SNIPPET_FRAMES, Video
 from vadclip.pool.work import Beat
 from vadclip.remote import download, is_remote, shown
-from vadclip.video.reader import probe
+from vadclip.video.frame_reader import probe
 from vadclip.video.times import snippet_edges
 
 BATCH_IMAGES, UNIT_IMAGES = 64, 512

@@ -17,7 +17,7 @@ from PIL import Image
 
 from vadclip.files import atomic_path, write_text_atomic
 from vadclip.manifest import SNIPPET_FRAMES, Video
-from vadclip.video.reader import FrameReader
+from vadclip.video.frame_reader import FrameReader
 from vadclip.video.times import snippet_edges
 
 MOST_THUMBNAILS = 60

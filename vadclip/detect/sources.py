@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
 
-from vadclip.datasets.folder import VIDEO_SUFFIXES, videos_in
+from vadclip.datasets.class_folders import VIDEO_SUFFIXES, videos_in
 from vadclip.datasets.raw import RawVideo
 from vadclip.datasets.table import video_ids
 from vadclip.errors import InputError

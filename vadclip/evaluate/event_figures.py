@@ -16,7 +16,7 @@ import numpy.typing as npt
 from vadclip.events import Event, find_events
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES, Video, frame_spans
-from vadclip.score.table import Scores
+from vadclip.score.scores import Scores
 
 MIN_IOU = 0.5
 

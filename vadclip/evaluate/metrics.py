@@ -34,7 +34,7 @@ from vadclip.events import Event, Threshold, poisson_interval, threshold_from_pe
 from vadclip.frame_figures import Ints, frame_ap, frame_auc, frames_in_snippets, top_mean
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
-from vadclip.score.table import Scores
+from vadclip.score.scores import Scores
 
 GAINS = ("auc", "ap", "map_avg")
 HEADLINE = (
@@ -162,7 +162,7 @@ def evaluate(scores: Scores, manifest: Manifest, *, resamples: int = 1000, seed:
     scores and manifest do not belong together, or if no test video has a score.
 
     >>> from vadclip.manifest import read_manifest
-    >>> from vadclip.score.table import read_scores
+    >>> from vadclip.score.scores import read_scores
     >>> scores, manifest = read_scores("scores.parquet"), read_manifest("manifest.parquet")
     >>> evaluation = evaluate(scores, manifest, resamples=100)
     >>> low, high = evaluation.intervals["auc"]

@@ -31,7 +31,7 @@ from vadclip.evaluate.plots import (
 )
 from vadclip.frame_figures import frame_auc
 from vadclip.manifest import SNIPPET_FRAMES, Video, locate
-from vadclip.video.reader import read_frames
+from vadclip.video.frame_reader import read_frames
 from vadclip.video.times import guessed_edges, snippet_edges
 
 THUMBNAILS = 9

@@ -20,7 +20,7 @@ import yaml
 from vadclip.clip.identity import identify_clip
 from vadclip.config import SAMPLE_CLIP, ClipParams, DatasetParams, IngestParams, load_params
 from vadclip.datasets import load_dataset
-from vadclip.datasets.folder import read_classes
+from vadclip.datasets.class_folders import read_classes
 from vadclip.datasets.table import labels_in
 from vadclip.errors import InputError
 from vadclip.files import is_utf8, write_text_atomic

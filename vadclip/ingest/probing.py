@@ -28,7 +28,7 @@ from vadclip.pool.work import Beat
 from vadclip.progress import track
 from vadclip.remote import download, is_remote
 from vadclip.video.container import UNWRITABLE_NAME
-from vadclip.video.reader import probe
+from vadclip.video.frame_reader import probe
 
 MISSING = "there is no such file"
 SAVE_SECONDS = 30.0

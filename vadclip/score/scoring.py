@@ -27,7 +27,7 @@ from vadclip.model.folder import ModelInfo
 from vadclip.model.inference import CHUNKS_PER_PASS, autocast, class_texts, device_of, split_chunks
 from vadclip.model.vadclip import TEMPERATURE, VadClip
 from vadclip.progress import track
-from vadclip.score.table import ScoreInfo, Scores
+from vadclip.score.scores import ScoreInfo, Scores
 
 
 class Features(Protocol):

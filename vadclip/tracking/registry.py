@@ -10,8 +10,7 @@ from mlflow.entities import Run
 from mlflow.models import Model
 
 from vadclip.errors import InputError
-from vadclip.tracking.naming import VALIDATION
-from vadclip.tracking.store import (
+from vadclip.tracking.mlflow_store import (
     MODEL_VERSION,
     PROBE_SECONDS,
     VIEW,
@@ -21,6 +20,7 @@ from vadclip.tracking.store import (
     store_uri,
     within,
 )
+from vadclip.tracking.naming import VALIDATION
 
 SCHEME = "models:/"
 CHAMPION = "champion"

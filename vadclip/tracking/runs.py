@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 from vadclip.config import Params, TrackingParams
 from vadclip.errors import InputError
 from vadclip.manifest import Manifest
+from vadclip.tracking.mlflow_store import Forgiving, LoggedRecord, Store, open_store, say
 from vadclip.tracking.naming import RunIdentity, training_facts
 from vadclip.tracking.registry import crown
-from vadclip.tracking.store import Forgiving, LoggedRecord, Store, open_store, say
 from vadclip.train.history import EPOCHS_FILE, STEPS_FILE, EpochRecord, StepRecord
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vadclip.detect.model import Loaded
-from vadclip.detect.prompts import Prompted, with_prompts
+from vadclip.detect.user_prompts import Prompted, with_prompts
 from vadclip.manifest import Video
 from vadclip.model.inference import plain_texts
 from vadclip.model.vadclip import VadClip
+from vadclip.score.scores import ScoreInfo, Scores
 from vadclip.score.scoring import Features, score_videos
-from vadclip.score.table import ScoreInfo, Scores
 
 
 @dataclass(frozen=True, eq=False)

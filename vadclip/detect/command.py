@@ -19,8 +19,8 @@ from rich.console import Console
 from vadclip.config import ExecutionParams
 from vadclip.datasets.raw import RawVideo
 from vadclip.detect.find import Rules, events_of
-from vadclip.detect.folder import OutFolder, claim
 from vadclip.detect.looks import Look, clear_others, look_at, look_folder
+from vadclip.detect.out_folder import OutFolder, claim
 from vadclip.detect.page import write_pages
 from vadclip.detect.render import render
 from vadclip.detect.results import Result, print_table, write_csv, write_json
@@ -44,10 +44,10 @@ from vadclip.manifest import Manifest, Video
 from vadclip.pool.work import Outcome
 from vadclip.progress import track
 from vadclip.remote import is_remote
-from vadclip.score.table import Scores, scores_table, write_scores
+from vadclip.score.scores import Scores, scores_table, write_scores
 
 if TYPE_CHECKING:
-    from vadclip.detect.scoring import Judge
+    from vadclip.detect.judge import Judge
 
 _FAILED_SHOWN = 5
 _LOOKERS = 4  # threads; decoding a picture holds no lock of Python's
@@ -97,8 +97,8 @@ def detect(request: Request, console: Console) -> list[Result]:
         lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
     )
     # Loading torch takes seconds: only for a request that makes sense so far.
+    from vadclip.detect.judge import Judge
     from vadclip.detect.model import ASSUMED, load
-    from vadclip.detect.scoring import Judge
     from vadclip.model.folder import read_model_info
 
     info = read_model_info(request.model)
