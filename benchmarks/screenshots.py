@@ -2,7 +2,7 @@
 
     python -m benchmarks.screenshots docs/images
 
-The report at the width of a desk and of a phone; compare.html and detections/index.html, if they are there;
+The report; compare.html and detections/index.html, if they are there;
 of MLflow the runs in their prepared view, all of them side by side, and the newest logged model. Needs
 Chromium and the extra `browser`.
 """
@@ -41,7 +41,6 @@ def main() -> None:
         browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         for name, path, width, scheme in (
             ("report", Path("report.html"), 1280, "light"),
-            ("report-phone", Path("report.html"), 390, "dark"),
             ("compare", Path("compare.html"), 1280, "light"),
             ("detections", Path("detections/index.html"), 1280, "light"),
         ):
