@@ -95,21 +95,23 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def found(project):
-    """`vadclip detect` on the test videos, killed in its middle and run again."""
+    """`vadclip detect` on the test videos, interrupted, killed and run again."""
     prompt = f"{LEFT_OUT}={LEFT_OUT.lower()}"
     command = ["detect", "test", "--out", "found", "--prompt", prompt]
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from vadclip.cli import main; main()", *command],
-        cwd=project, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    deadline = time.monotonic() + 280
-    while not list((project / "found" / "features").glob("part-*.parquet")):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert not (project / "found" / "events.json").exists()
+    for stop, status in ((signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)):
+        before = len(list((project / "found").glob("features/part-*.parquet")))
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from vadclip.cli import main; main()", *command],
+            cwd=project, env=ENVIRONMENT, start_new_session=True, stdout=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + 280
+        while len(list((project / "found").glob("features/part-*.parquet"))) <= before:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, stop)
+        assert process.wait() == status
+        assert not (project / "found" / "events.json").exists()
     ran = _vadclip(project, *command)
     assert ran.returncode == 0, ran.stderr
     print(ran.stdout)
