@@ -25,7 +25,7 @@ def tiny_clip(folder: Path, image_size: int = 32, seed: int = 0) -> ClipParams:
     """Write a CLIP of a tenth of a MB; its image tower takes milliseconds."""
     folder.mkdir(parents=True, exist_ok=True)
     config = tiny_config(image_size)
-    return write_clip(folder, config, sparse_tokens(random_state(config, seed), ["normal"]))
+    return write_clip(folder, config, sparse_tokens(random_state(config, seed), ["normal", "fire"]))
 
 
 class LocalRunner:

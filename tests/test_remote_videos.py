@@ -34,7 +34,7 @@ SPLIT = IngestParams(val_fraction=0, seed=0)
 ROWS = [
     "a.mp4,Fire,test,4-20",
     "sub/b#1=c.d.mp4,Normal,train,",
-    "c.avi,Normal,train,",
+    "c.mkv,Normal,train,",
     "text.mp4,Normal,train,",
     "missing.mp4,Normal,train,",
 ]
@@ -45,7 +45,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("corpus")
     write_video(folder / "a.mp4", 67)
     write_video(folder / "sub" / "b#1=c.d.mp4", 40, size=(128, 96), gop=7)
-    write_video(folder / "c.avi", 200, codec="mpeg4")
+    write_video(folder / "c.mkv", 200, gop=25)
     (folder / "text.mp4").write_text("not a video at all\n" * 20)
     return folder
 
@@ -89,7 +89,7 @@ def test_the_rows_are_those_of_local_files(
     extract_here(tmp_path / "here", manifest, corpus, clip, extract_params())
     there = tmp_path / "there"
     _, runner = extract_here(there, manifest, f"{bucket}/set", clip, extract_params(), unit_images=20)
-    # The twelve snippets of c.avi make six slices; each video is fetched once.
+    # The twelve snippets of c.mkv make six slices; each video is fetched once.
     assert sum(part.video_id == "c" for unit in runner.units for part in unit.slices) == 6
     assert len(list(cache.glob("*.video"))) == 3
     assert arrays(there, manifest) == arrays(tmp_path / "here", manifest)
@@ -116,7 +116,7 @@ def test_only_new_and_changed_objects_are_downloaded(
     monkeypatch.setattr(filesystem, "info", lambda path: pytest.fail(f"{path} was asked for by itself"))
     monkeypatch.setattr(filesystem, "ls", lambda path, **more: asked.append(path) or real(path, **more))
     assert look(f"{bucket}/set/", tmp_path) == manifest  # which does not say where the videos are
-    assert sorted(opened) == ["a.mp4", "b#1=c.d.mp4", "c.avi", "text.mp4"]
+    assert sorted(opened) == ["a.mp4", "b#1=c.d.mp4", "c.mkv", "text.mp4"]
     assert len(asked) == 2  # a listing a folder
     opened.clear()
     assert look(f"{bucket}/set", tmp_path) == manifest
@@ -258,7 +258,7 @@ def test_what_cannot_be_opened_is_a_line(
 def test_the_stages_with_ray_from_a_bucket(bucket: str, corpus: Path, tmp_path: Path) -> None:
     """As DVC runs them: python -m flows.ingest, flows.extract; a second run finds nothing to do."""
     upload(corpus, f"{bucket}/set")
-    rows = [*ROWS[:2], "c.avi,Fire,train,"]  # training needs both kinds
+    rows = [*ROWS[:2], "c.mkv,Fire,train,"]  # training needs both kinds
     (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
     content = yaml.safe_load((PROJECT / "params.yaml").read_text())
     content["dataset"].update(name="table", table="videos.csv", root=f"{bucket}/set")
