@@ -15,7 +15,7 @@ repro: .venv ## run the whole pipeline on params.yaml (by default the embedded s
 	@echo "Look at $(CURDIR)/report.html in a browser; make ui shows the runs side by side."
 
 test: .venv ## run the tests
-	python -m pytest -m "not soak" -n 2 --dist loadfile
+	python -m pytest -m "not soak" -n 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv ## lint, format, types
 	ruff check .
