@@ -133,6 +133,9 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
         for each in run.inputs.dataset_inputs
     }
     assert inputs["val"].dataset.digest == run.data.tags["vadclip.validation"]
+    measured = {metric.key: metric.dataset_digest for metric in model.metrics}
+    assert measured["val_video_auc"] == inputs["val"].dataset.digest
+    assert not any(name.startswith("system/") for name in measured)
     assert len([name for name in run.data.metrics if "/" not in name]) < 30
 
     decided = ("model.safetensors", "model.json")  # what score depends on

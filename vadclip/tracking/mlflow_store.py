@@ -53,6 +53,8 @@ SERVED_PARAMS = ParamSchema(
 MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
 MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
 _LAST_STEP, _LAST_EPOCH = "train/loss", "epoch/loss"  # the metrics that tell how far a run has come
+_CONTEXT = "mlflow.data.context"  # of a dataset: its split
+_OF_TRAINING = ("train/", "time/")
 _MODEL_STEP = -1  # MLflow counts metrics at a model's step as the model's: no load, and no loss, has this one
 VIEW = "vadclip"
 _COLUMNS = [
@@ -197,7 +199,7 @@ class Store:
             DatasetInput(
                 Dataset(name=f"{identity.registered or 'videos'}-{split}", digest=digest, source_type="code",
                         source=source),
-                tags=[InputTag("mlflow.data.context", split), InputTag("videos", str(count))],
+                tags=[InputTag(_CONTEXT, split), InputTag("videos", str(count))],
             )
             for split, (digest, count) in splits.items()
             if count
@@ -224,18 +226,29 @@ class Store:
         self.client.log_batch(run_id, metrics=entries)
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
-        """Log single numbers; one that is there is not repeated, a changed one gets the next step."""
+        """Log single numbers; one that is there is not repeated, a changed one gets the next step.
+
+        A figure leads to the model that has it and to the split that it was measured on.
+        """
         run = self.client.get_run(run_id)
         before, model = run.data.metrics, run.data.tags.get(MODEL_LOGGED)
+        splits = {
+            tag.value: {"dataset_name": each.dataset.name, "dataset_digest": each.dataset.digest}
+            for each in (run.inputs.dataset_inputs if run.inputs else ())
+            for tag in each.tags
+            if tag.key == _CONTEXT
+        }
         now = time.time_ns() // 1_000_000
         entries = []
         for given, value in metrics.items():
             key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
-            if key not in before:
-                entries.append(Metric(key, float(value), now, 0, model_id=model))
-            elif before[key] != float(value):
-                step = self._last_step(run_id, key) + 1
-                entries.append(Metric(key, float(value), now, step, model_id=model))
+            if before.get(key) != float(value):
+                step = self._last_step(run_id, key) + 1 if key in before else 0
+                split = (
+                    "val" if key.startswith("val_") else "train" if key.startswith(_OF_TRAINING) else "test"
+                )
+                data = splits.get(split, {})
+                entries.append(Metric(key, float(value), now, step, model_id=model, **data))
         for start in range(0, len(entries), 1000):
             self.client.log_batch(run_id, metrics=entries[start : start + 1000])
 
