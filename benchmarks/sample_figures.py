@@ -28,7 +28,7 @@ from benchmarks.sample_clip.develop import probe as truth_probe
 from vadclip.compare.comparison import Comparison, compare
 from vadclip.compare.show import print_comparison
 from vadclip.compare.sides import FILES, ZERO_SHOT, read_sides
-from vadclip.config import load_params
+from vadclip.config import PARAMS_FILE, load_params
 from vadclip.evaluate.metrics import evaluate
 from vadclip.features.reader import FeatureReader
 from vadclip.files import write_text_atomic
@@ -85,7 +85,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[234, 1, 2])
     seeds = parser.parse_args().seeds
-    configured = yaml.safe_load(Path("params.yaml").read_text())["train"]["seed"]
+    params = PARAMS_FILE.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as name:
         folders = [Path(name, str(seed)) for seed in seeds]
         try:
@@ -95,7 +95,8 @@ def main() -> None:
                 for file in FILES:
                     shutil.copy(file, folder)
         finally:
-            run_with_seed(configured)
+            run_with_seed(yaml.safe_load(params)["train"]["seed"])
+            write_text_atomic(PARAMS_FILE, params)  # DVC writes null as nothing, and lists in rows
         found = compared(folders)
     manifest = read_manifest(Path("manifest.parquet"))
     probes = {f"{reach} neighbours": probe(manifest, reach) for reach in (0, 2)}
