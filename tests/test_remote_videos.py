@@ -255,8 +255,12 @@ def test_what_cannot_be_opened_is_a_line(
         look(f"{bucket}/set", tmp_path)
 
 
-def test_the_stages_with_ray_from_a_bucket(bucket: str, corpus: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["s3", pytest.param("gs", marks=pytest.mark.soak)])
+def test_the_stages_with_ray_from_a_bucket(
+    kind: str, corpus: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
     """As DVC runs them: python -m flows.ingest, flows.extract; a second run finds nothing to do."""
+    bucket: str = request.getfixturevalue(f"{kind}_bucket")
     upload(corpus, f"{bucket}/set")
     rows = [*ROWS[:2], "c.mkv,Fire,train,"]  # training needs both kinds
     (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
