@@ -102,7 +102,8 @@ def add_to_run(
     elif store := open_store(tracking):
         with Forgiving(f"logging {stage} to {identity.name} failed"):
             if training is not None and store.lacks_model(identity):
-                training()
+                with Forgiving("telling the training failed"):  # its figures are logged all the same
+                    training()
             run_id = store.add(identity, params, metrics, artifacts, stage)
             if description:
                 store.describe(run_id, description)
