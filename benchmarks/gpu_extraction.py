@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,9 @@ from safetensors.torch import save_file
 from benchmarks.decoding import write_video
 from benchmarks.measuring import Figure, add_device, arguments, check_device, report, timing_of
 from vadclip.clip.identity import identify_clip
-from vadclip.config import ClipParams
+from vadclip.config import ClipParams, load_params
 from vadclip.extract.units import Slice, Unit
-from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.extract.worker import ExtractWorker
 from vadclip.features.provenance import Provenance
 from vadclip.manifest import SNIPPET_FRAMES
 
@@ -59,9 +60,9 @@ class _TurnOver(BaseException):
     """This worker's turn is over."""
 
 
-def work(number: int, settings: WorkerSettings, units: dict[int, Unit], turn: Turn) -> None:
+def work(number: int, make_worker: Callable[[], ExtractWorker], units: dict[int, Unit], turn: Turn) -> None:
     """Be worker `number`: run the unit of the turn's crops again and again whenever it is its turn."""
-    worker = ExtractWorker(settings)
+    worker = make_worker()
 
     def beat(images: float) -> None:
         if number >= turn.at_work.value:
@@ -194,17 +195,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         clip = ClipParams(
             model=str(model), pretrained=str(weights), quick_gelu=True, precision=args.precision
         )
-        settings = WorkerSettings(
-            clip=clip, provenance=Provenance.encoded(identify_clip(clip, folder), args.precision, 1),
-            device=args.device, threads=1, decoder="decord", batch_images=args.batch,
-        )  # fmt: skip
+        provenance = Provenance.encoded(identify_clip(clip, folder), args.precision, 1)
+        used = {
+            "device": args.device,
+            "cpus_per_actor": 1.0,
+            "decoder": "decord",
+            "encoder_batch": args.batch,
+        }
+        execution = load_params().execution.model_copy(update=used)
+        make_worker = partial(ExtractWorker, clip, execution, provenance, {})
         # As many images of one crop as an actor's unit has would take too long to read.
         units = {10: make_unit(folder, frames, 10, videos), 1: make_unit(folder, frames, 1, 2 * videos)}
         most, empty = max(args.workers), gpu.mib()
         turn = Turn(context, most)
         processes = []
         for number in range(most):
-            task = (number, settings, units, turn)
+            task = (number, make_worker, units, turn)
             processes.append(context.Process(target=work, args=task, daemon=True))
         for process in processes:
             process.start()

@@ -21,9 +21,8 @@ from ray._private.ray_constants import PROCESS_TYPE_RAYLET
 from ray.cluster_utils import Cluster
 
 from vadclip.extract.encode import Extracted
-from vadclip.extract.on_ray import extract_worker
 from vadclip.extract.units import Unit
-from vadclip.extract.worker import WorkerSettings
+from vadclip.extract.worker import ExtractWorker
 
 # Nodes run this at each start of Python: the package is as good as not installed, unless Ray brought it.
 HIDE = """
@@ -183,8 +182,8 @@ class Errands:
 class Sabotaged:
     """The real worker, but for what the ids of videos say."""
 
-    def __init__(self, settings: WorkerSettings, notes: Path, files: Mapping[str, str]) -> None:
-        self.notes, self.worker = notes, extract_worker(settings, files)
+    def __init__(self, notes: Path, *worker: object) -> None:
+        self.notes, self.worker = notes, ExtractWorker(*worker)
 
     def run(self, unit: Unit, beat: Callable[[float], None]) -> Extracted:
         """Run one unit, unless a video in it does harm."""

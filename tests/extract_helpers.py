@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
+from execution_helpers import execution_params
 
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams, ExtractParams
@@ -13,7 +14,7 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.extract.worker import ExtractWorker
 from vadclip.features.provenance import Provenance
 from vadclip.manifest import Manifest
 from vadclip.pool.work import Outcome
@@ -39,11 +40,10 @@ class LocalRunner:
     def __call__(
         self, units: Sequence[Unit], **callbacks: object
     ) -> Generator[Outcome[Unit, Extracted], None, None]:
-        settings = WorkerSettings(
-            clip=self.clip, provenance=self.provenance, device="cpu", threads=torch.get_num_threads(),
-            decoder=self.decoder, batch_images=BATCH,
-        )  # fmt: skip
-        worker = ExtractWorker(settings)
+        execution = execution_params(
+            cpus_per_actor=torch.get_num_threads(), decoder=self.decoder, encoder_batch=BATCH
+        )
+        worker = ExtractWorker(self.clip, execution, self.provenance, {})
         for unit in units:
             self.units.append(unit)
             yield Outcome(unit, worker.run(unit, self.beats.append), None)

@@ -5,7 +5,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -16,10 +16,11 @@ import av
 import psutil
 from video_helpers import numbered_frame, truncate, write_audio
 
-from vadclip.config import ExecutionParams
+from vadclip.config import ClipParams, ExecutionParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.extract.worker import ExtractWorker
+from vadclip.features.provenance import Provenance
 from vadclip.pool.pool import Pool
 from vadclip.pool.work import Beat, Outcome
 
@@ -122,9 +123,8 @@ CHANGED: dict[str, tuple[Callable[[Path], object], str]] = {
 class MarkedWorker(ExtractWorker):
     """The real worker; from its first unit on it can be killed, its process known by a file in `marks`."""
 
-    def __init__(self, settings: WorkerSettings, marks: Path, files: Mapping[str, str]) -> None:
-        assert not files  # none travel: all actors are on this machine
-        super().__init__(settings)
+    def __init__(self, marks: Path, *worker: object) -> None:
+        super().__init__(*worker)
         self._mark: Path | None = marks / str(os.getpid())
 
     def run(self, unit: Unit, beat: Beat) -> Extracted:
@@ -143,7 +143,8 @@ class KilledActors:
     workers do not start.
     """
 
-    settings: WorkerSettings
+    clip: ClipParams
+    provenance: Provenance
     execution: ExecutionParams
     marks: Path
     seed: int
@@ -159,7 +160,8 @@ class KilledActors:
     ) -> Generator[Outcome[Unit, Extracted], None, None]:
         self.marks.mkdir()
         chance = random.Random(self.seed)
-        with Pool(partial(MarkedWorker, self.settings, self.marks), self.execution) as pool:
+        worker = partial(MarkedWorker, self.marks, self.clip, self.execution, self.provenance)
+        with Pool(worker, self.execution) as pool:
             left = chance.randint(*self.between)
             with closing(pool.run(units, split=self._split, **callbacks)) as outcomes:
                 for number, outcome in enumerate(outcomes):

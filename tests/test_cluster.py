@@ -31,7 +31,6 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import clip_files
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import WorkerSettings
 from vadclip.features.index import read_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
@@ -216,8 +215,6 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
         units: Sequence[Unit], *, progress: Callable[[float], None],
         tell: Callable[[str], None], **more: Callable[..., bool],
     ) -> Generator[Outcome[Unit, Extracted], None, None]:  # fmt: skip
-        settings = WorkerSettings(clip, provenance, "cpu", 1, "decord", BATCH)
-
         def act(amount: float) -> None:
             progress(amount)
             doomed = notes / "node to remove"
@@ -231,8 +228,9 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
             if " joined; " in line:
                 (notes / "node joined").touch()
 
-        one_try = options(nodes, max_attempts=1, stall_seconds=6)
-        with Pool(partial(Sabotaged, settings, notes), one_try, clip_files(clip)) as pool:
+        one_try = options(nodes, max_attempts=1, stall_seconds=6, encoder_batch=BATCH)
+        worker = partial(Sabotaged, notes, clip, one_try, provenance)
+        with Pool(worker, one_try, clip_files(clip)) as pool:
             yield from pool.run(units, split=split_unit, progress=act, tell=listen, **more)
 
     store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)

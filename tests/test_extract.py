@@ -18,6 +18,7 @@ import pytest
 import torch
 import yaml
 from clip_helpers import tiny_config
+from execution_helpers import execution_params
 from extract_helpers import extract_here, extract_params, tiny_clip
 from feature_helpers import contents, index_rows, make_manifest, make_video
 from safetensors.torch import load_file
@@ -29,7 +30,7 @@ from vadclip.errors import InputError
 from vadclip.extract.coverage import Gap
 from vadclip.extract.encode import OpenVideo, extract, frame_numbers
 from vadclip.extract.units import Slice, Unit, plan_units, split_unit
-from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.extract.worker import ExtractWorker
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
 from vadclip.manifest import dataset_root, read_manifest, write_manifest
@@ -301,19 +302,15 @@ def test_a_failing_encoder_leaves_no_thread_behind(corpus: Path) -> None:
 def test_a_worker_refuses_a_machine_that_cannot_work(tmp_path: Path) -> None:
     clip = tiny_clip(tmp_path / "clip")
     identity = identify_clip(clip, tmp_path)
-    settings = WorkerSettings(
-        clip=clip, provenance=Provenance.encoded(identity, "fp32", 1), device="cpu", threads=1,
-        decoder="pyav", batch_images=4,
-    )  # fmt: skip
-    other = replace(settings.provenance, clip_fingerprint="other")
+    other = replace(Provenance.encoded(identity, "fp32", 1), clip_fingerprint="other")
     with pytest.raises(InputError, match=r"node .* has other CLIP weights than the driver"):
-        ExtractWorker(replace(settings, provenance=other))
+        ExtractWorker(clip, execution_params(), other, {})
 
 
 def test_a_full_gpu_ends_the_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = tiny_clip(tmp_path / "clip")
     provenance = Provenance.encoded(identify_clip(clip, tmp_path), "fp32", 1)
-    worker = ExtractWorker(WorkerSettings(clip, provenance, "cpu", torch.get_num_threads(), "pyav", 4))
+    worker = ExtractWorker(clip, execution_params(encoder_batch=4), provenance, {})
 
     def full(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")

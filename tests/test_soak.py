@@ -19,7 +19,6 @@ from vadclip.clip.identity import identify_clip
 from vadclip.config import IngestParams
 from vadclip.extract.fill import fill_store
 from vadclip.extract.store import FeatureStore, lock
-from vadclip.extract.worker import WorkerSettings
 from vadclip.features.provenance import Provenance
 from vadclip.ingest.rows import ingest
 
@@ -27,7 +26,7 @@ PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
 
 # A video whose actor is killed by chance is rightly tried again, and given up after max_attempts. Here a run
 # of a video is hit about once in 20: with 3 attempts one of some thousand would be blamed for nothing.
-EXECUTION = execution_params(actors=2, max_attempts=10, stall_seconds=120)
+EXECUTION = execution_params(actors=2, max_attempts=10, stall_seconds=120, encoder_batch=BATCH)
 
 
 @pytest.fixture
@@ -83,12 +82,7 @@ def test_every_video_is_accounted_for(
 
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
     provenance = Provenance.encoded(identify_clip(clip, tmp_path / ".cache"), clip.precision, 1)
-    killed = KilledActors(
-        WorkerSettings(
-            clip=clip, provenance=provenance, device="cpu", threads=1, decoder="decord", batch_images=BATCH
-        ),
-        EXECUTION, tmp_path / "marks", seed=count, between=between,
-    )  # fmt: skip
+    killed = KilledActors(clip, provenance, EXECUTION, tmp_path / "marks", seed=count, between=between)
     started = time.monotonic()
     with lock(tmp_path / "features"):
         store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -31,7 +32,6 @@ class Failures:
         self._fingerprint = provenance.fingerprint
         self._known: dict[str, Failure] = {}
         self._fresh: set[str] = set()
-        self._kept: set[str] = set()
         if not self._path.exists():
             return
         for line in self._path.read_text(encoding="utf-8").splitlines():
@@ -61,13 +61,9 @@ class Failures:
         with open(self._path, "a", encoding="utf-8") as opened:
             opened.write(self._line(failure))
 
-    def keep(self, video_id: str) -> None:
-        """Mark the failure of a video as what `settle` keeps, if there is one."""
-        self._kept.add(video_id)
-
-    def settle(self) -> None:
-        """Forget what was not marked, and rewrite the file in order, unless it is that already."""
-        self._known = {name: failure for name, failure in sorted(self._known.items()) if name in self._kept}
+    def settle(self, kept: Collection[str]) -> None:
+        """Forget all failures but those of some videos, and rewrite the file in order, if it changes."""
+        self._known = {name: failure for name, failure in sorted(self._known.items()) if name in kept}
         if not self._known:
             self._path.unlink(missing_ok=True)
             return

@@ -4,7 +4,6 @@
 """
 
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Protocol
@@ -13,7 +12,7 @@ from vadclip.config import ExtractParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.store import FeatureStore
-from vadclip.extract.tally import Filled, Tally
+from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit, plan_units
 from vadclip.manifest import SPLITS, Videos, locate
 from vadclip.pool.work import Outcome
@@ -55,6 +54,7 @@ def fill_store(
     """
     started = time.monotonic()
     crops = {split: params.crops(split) for split in SPLITS}
+    filled = Filled()
     gaps = (
         (video, locate(video, root), gap)
         for video in videos
@@ -63,17 +63,8 @@ def fill_store(
     )
     row_bytes = 2 * store.provenance.embed_dim
     most = max(1, UNIT_BYTES // row_bytes) * params.frames_per_snippet
-    units = list(
-        plan_units(
-            gaps,
-            frames_per_snippet=params.frames_per_snippet,
-            unit_images=min(unit_images, most),
-            most_images=most,
-        )
-    )
-    units.sort(key=lambda unit: -unit.images)
-    seconds: dict[str, float] = defaultdict(float)
-    counts: Counter[str] = Counter()
+    planned = plan_units(gaps, params.frames_per_snippet, min(unit_images, most), most_images=most)
+    units = sorted(planned, key=lambda unit: -unit.images)
     if units:
         with track(sum(unit.images for unit in units), "extract", "images") as progress:
             outcomes = run_units(
@@ -84,29 +75,23 @@ def fill_store(
             )
             with closing(outcomes):  # whatever happens here, the workers end
                 for outcome in outcomes:
-                    for failure in _take_in(store, outcome, seconds, counts):
+                    for failure in _take_in(store, outcome, filled):
                         store.fail(failure)
                         progress.message(f"{failure.video_id}: {failure.error}")
                     del outcome  # its rows leave Ray's object store before the next ones are waited for
-    tally = Tally()
-    store.finish(videos, crops, params.max_lost_fraction, tally.add)
-    seconds["total"] = time.monotonic() - started
-    return Filled(tally, seconds, counts)
+    store.finish(videos, crops, params.max_lost_fraction, filled.add)
+    filled.seconds["total"] = time.monotonic() - started
+    return filled
 
 
-def _take_in(
-    store: FeatureStore,
-    outcome: Outcome[Unit, Extracted],
-    seconds: dict[str, float],
-    counts: Counter[str],
-) -> Sequence[Failure]:
+def _take_in(store: FeatureStore, outcome: Outcome[Unit, Extracted], filled: Filled) -> Sequence[Failure]:
     """Write what a unit gave; return the failures of its videos."""
     unit, result, error = outcome.task, outcome.result, outcome.error
     if result is not None:
         for phase, spent in result.seconds.items():
-            seconds[phase] += spent
-        counts.update(result.counts)
-        counts["units"] += 1
+            filled.seconds[phase] += spent
+        filled.counts.update(result.counts)
+        filled.counts["units"] += 1
         started = time.monotonic()
         try:
             store.add(result.blocks, result.arrays, unit.blocks())
@@ -114,6 +99,6 @@ def _take_in(
         except ValueError as mismatch:
             error = str(mismatch)
         finally:
-            seconds["write"] += time.monotonic() - started
+            filled.seconds["write"] += time.monotonic() - started
     assert error is not None
     return [Failure(part.video_id, part.content_hash, error, lasting=False) for part in unit.slices]

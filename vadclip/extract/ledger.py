@@ -5,6 +5,7 @@ shards are the truth. In memory is what is known of each shard, never of each vi
 """
 
 import sqlite3
+import weakref
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,16 +15,20 @@ from vadclip.extract.coverage import Coverage, Placed
 from vadclip.features.shards import BLOCK_FIELDS, Block, Shard, block_values
 from vadclip.manifest import Video
 
-# In the order of the key, rows are in the order of manifest, crop and snippet.
-_SCHEMA = """
+# In the order of the key, rows are in the order of manifest, crop and snippet. The table ends with the
+# process: nothing is journalled or flushed. One transaction for good: each of its own would write to disk.
+_OPEN = """
+PRAGMA cache_size = -4096;
+PRAGMA journal_mode = OFF;
+PRAGMA synchronous = OFF;
 CREATE TABLE blocks (
   video_id TEXT, crop INTEGER, start INTEGER, stop INTEGER, rows INTEGER, frames INTEGER, content_hash TEXT,
   lost INTEGER, shard TEXT, number INTEGER, kept INTEGER DEFAULT 0,
   PRIMARY KEY (video_id, content_hash, crop, start)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+BEGIN;
 """
 _BLOCK = ", ".join(BLOCK_FIELDS)
-_CACHE_KIB = 4096
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN)
 
 
@@ -40,7 +45,10 @@ class Ledger:
 
     def __init__(self) -> None:
         self.shards: dict[str, ShardSize] = {}
-        self._table = _open_table(_SCHEMA)
+        # Whatever thread the garbage collector runs in may close it.
+        self._table = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        weakref.finalize(self, self._table.close)  # gives its disk space back
+        self._table.executescript(_OPEN)
 
     def add(self, shard: Shard) -> None:
         """Take in a shard's blocks.
@@ -114,25 +122,6 @@ class Ledger:
 
 def _placed(row: tuple[str, int, int, int, int, int, str, int, str, int]) -> Placed:
     return Placed(Block(*row[:8]), *row[8:])
-
-
-class _Scratch(sqlite3.Connection):
-    """Gives its disk space back with the last reference to it."""
-
-    def __del__(self) -> None:
-        self.close()
-
-
-def _open_table(schema: str) -> sqlite3.Connection:
-    """Open a new database with one table, as `schema` (CREATE TABLE ...) says; for one thread only."""
-    # Of whatever thread the garbage collector runs in, it may be the one that closes it.
-    database = sqlite3.connect("", isolation_level=None, factory=_Scratch, check_same_thread=False)
-    # Nothing in it outlives the process, so nothing is journalled or flushed.
-    for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
-        database.execute(f"PRAGMA {setting}")
-    database.execute(schema)
-    database.execute("BEGIN")  # one transaction for good: each of its own would write all it touched
-    return database
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from vadclip.config import ClipParams, ExecutionParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.units import Unit, split_unit
-from vadclip.extract.worker import ExtractWorker, WorkerSettings
+from vadclip.extract.worker import ExtractWorker
 from vadclip.features.provenance import Provenance
 from vadclip.pool.work import Outcome, Worker
 
@@ -31,8 +30,7 @@ def run_units(
     make_worker: Callable[[Mapping[str, str]], Worker[Unit, Extracted]]
     files: list[str] = []
     if provenance.source == "encoded":
-        settings = WorkerSettings.of(clip, execution, provenance)
-        make_worker, files = partial(extract_worker, settings), clip_files(clip)
+        make_worker, files = partial(ExtractWorker, clip, execution, provenance), clip_files(clip)
     else:  # reading arrays needs no GPU
         make_worker = partial(_import_worker, provenance, is_vit_b16(clip))
         execution = execution.model_copy(update={"gpus_per_actor": 0.0})
@@ -44,14 +42,6 @@ def run_units(
 def clip_files(clip: ClipParams) -> list[str]:
     """Return what the params name by file, not by an open_clip name or tag."""
     return [name for name in (clip.config_name, clip.weights_name) if Path(name).is_file()]
-
-
-def extract_worker(settings: WorkerSettings, files: Mapping[str, str]) -> ExtractWorker:
-    """Make the worker where the CLIP's files lie elsewhere than the params say: a map from there to here."""
-    clip = settings.clip
-    named = {"model": clip.config_name, "pretrained": clip.weights_name}
-    here = {key: files.get(name, name) for key, name in named.items()}
-    return ExtractWorker(replace(settings, clip=clip.model_copy(update=here)))
 
 
 def _import_worker(provenance: Provenance, of_vit_b16: bool, files: Mapping[str, str]) -> ImportWorker:

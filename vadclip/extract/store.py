@@ -10,7 +10,7 @@ An empty store is filled with the same bytes however the work is cut, ordered, a
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -63,12 +63,18 @@ class FeatureStore:
         self._cache, self._tell = cache, tell
         self._ledger = Ledger()
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(folder / "tmp", ignore_errors=True)  # an earlier version's workers wrote there
         for unfinished in folder.glob(".*.tmp*"):
             unfinished.unlink()
-        self._exchange_superseded()
-        for name in self._names():
-            self._take_from(name)
+        back = cache / "superseded" / provenance.fingerprint
+        for path in back.glob("*.parquet"):
+            shutil.move(path, folder / path.name)
+        if back.is_dir() and not any(back.iterdir()):
+            back.rmdir()
+        there = sorted(path.name for path in folder.glob("*.parquet"))
+        for kind in ("shard-", "part-"):  # merged ones first: a kill leaves what they hold twice
+            for name in there:
+                if name.startswith(kind):
+                    self._take_in(name)
         self._failures = Failures(folder, provenance)
 
     def missing(self, video: Video, crops: Sequence[int]) -> list[Gap]:
@@ -130,14 +136,20 @@ class FeatureStore:
             outcome = self._outcome(there, crops[video.split], max_lost_fraction)
             if there.crops and (outcome.status == "ok" or outcome.lost_frames):
                 self._ledger.keep(video, there.complete())
+        failed: set[str] = set()
+
+        def rows() -> Iterator[IndexRow]:
+            for video in videos:
+                row = self._outcome(self._ledger.of(video), crops[video.split], max_lost_fraction)
+                note(row)
+                if row.status == "failed":
+                    failed.add(row.video_id)
+                yield row
+
         with self._disk_faults():
             merge_shards(self._ledger, self.folder, self.provenance)
-            rows = (
-                self._outcome(self._ledger.of(video), crops[video.split], max_lost_fraction)
-                for video in videos
-            )
-            write_index(self.folder, self._noted(rows, note), self.provenance)
-            self._failures.settle()
+            write_index(self.folder, rows(), self.provenance)
+            self._failures.settle(failed)
 
     @contextmanager
     def _disk_faults(self) -> Iterator[None]:
@@ -145,13 +157,6 @@ class FeatureStore:
             yield
         except OSError as error:
             raise InputError(f"{self.folder} cannot be written: {error.strerror or error}") from None
-
-    def _noted(self, rows: Iterable[IndexRow], note: Callable[[IndexRow], None]) -> Iterator[IndexRow]:
-        for row in rows:
-            note(row)
-            if row.status == "failed":
-                self._failures.keep(row.video_id)
-            yield row
 
     def _outcome(self, there: Coverage, crops: Sequence[int], max_lost_fraction: float) -> IndexRow:
         video = there.video
@@ -190,42 +195,27 @@ class FeatureStore:
             return replace(row, status="failed", error=error, shards=(), rows=0, crops=(), decoded_frames=0)
         return replace(row, note="; ".join(notes) or None)
 
-    def _exchange_superseded(self) -> None:
-        aside = self._cache / "superseded"
-        for name in self._names():
-            try:
-                provenance = Shard(self.folder / name).provenance
-            except InputError:
-                continue  # dealt with when it is taken in
-            if provenance != self.provenance:
-                self._set_aside(name, aside / provenance.fingerprint)
-        back = aside / self.provenance.fingerprint
-        for path in back.glob("*.parquet"):
-            shutil.move(path, self.folder / path.name)
-        if back.is_dir() and not any(back.iterdir()):
-            back.rmdir()
-
-    def _take_from(self, name: str) -> None:
+    def _take_in(self, name: str) -> None:
+        """Enter a shard into the ledger, or move it aside if it is damaged or of another provenance."""
         path = self.folder / name
         try:
             shard = Shard(path)
+            if shard.provenance != self.provenance:
+                self._set_aside(path, f"superseded/{shard.provenance.fingerprint}")
+                return
             if not shard.intact():
                 raise InputError(f"{path} is damaged")
         except InputError as error:
-            place = self._set_aside(name, self._cache / "damaged")
+            place = self._set_aside(path, "damaged")
             self._tell(f"{error}: moved to {place}; its videos are extracted again")
         else:
             self._ledger.add(shard)
 
-    def _set_aside(self, name: str, place: Path) -> Path:
+    def _set_aside(self, path: Path, kind: str) -> Path:
+        place = self._cache / kind
         place.mkdir(parents=True, exist_ok=True)
-        shutil.move(self.folder / name, place / name)
+        shutil.move(path, place / path.name)
         return place
-
-    def _names(self) -> list[str]:
-        """Return the shards that are there: merged ones first, since a kill leaves what they hold twice."""
-        there = sorted(path.name for path in self.folder.glob("*.parquet"))
-        return [name for kind in ("shard-", "part-") for name in there if name.startswith(kind)]
 
 
 def _plan_key(block: Block) -> tuple[object, ...]:

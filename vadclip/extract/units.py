@@ -4,8 +4,9 @@ A unit is slices of snippets of videos that want the same crops, sized in images
 slices, and short ones share a unit.
 """
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 
 from vadclip.extract.coverage import Gap
@@ -82,9 +83,9 @@ class Unit:
 
 def plan_units(
     gaps: Iterable[tuple[Video, str, Gap]],
-    *,
     frames_per_snippet: int,
     unit_images: int,
+    *,
     most_images: int = 0,
 ) -> Iterator[Unit]:
     """Cut the gaps of videos (each with its location) into units of at most `unit_images`, as they come.
@@ -92,40 +93,24 @@ def plan_units(
     A snippet is never cut, so a unit of one snippet may be larger. Nor is a video whose every slice would be
     decoded from the start, up to `most_images`: work would grow with the square of its length.
     """
-    begun: dict[tuple[int, ...], _Gathered] = {}  # by crops
+    begun: dict[tuple[int, ...], list[Slice]] = defaultdict(list)  # slices of units with room, by crops
+    sizes: Counter[tuple[int, ...]] = Counter()  # their images
     for video, location, gap in gaps:
-        images = unit_images if video.seekable else max(unit_images, most_images)
-        per_slice = max(1, images // (len(gap.crops) * frames_per_snippet))
-        count = -(-(gap.stop - gap.start) // per_slice)
+        per_snippet = len(gap.crops) * frames_per_snippet
+        limit = unit_images if video.seekable else max(unit_images, most_images)
+        count = -(-(gap.stop - gap.start) // max(1, limit // per_snippet))
         edges = [gap.start + (gap.stop - gap.start) * part // count for part in range(count + 1)]
-        gathered = begun.setdefault(gap.crops, _Gathered())
+        slices, named = begun[gap.crops], (video.video_id, video.content_hash, location, video.num_frames)
         for start, stop in pairwise(edges):
-            part = Slice(
-                video.video_id,
-                video.content_hash,
-                location,
-                video.num_frames,
-                gap.crops,
-                start,
-                stop,
-                intact=video.intact,
-            )
-            images = Unit((part,), frames_per_snippet).images
-            if gathered.slices and gathered.images + images > unit_images:
-                yield Unit(tuple(gathered.slices), frames_per_snippet)
-                gathered = begun[gap.crops] = _Gathered()
-            gathered.slices.append(part)
-            gathered.images += images
-    for gathered in begun.values():
-        yield Unit(tuple(gathered.slices), frames_per_snippet)
-
-
-@dataclass
-class _Gathered:
-    """The slices of a unit that has room for more."""
-
-    slices: list[Slice] = field(default_factory=list)
-    images: int = 0
+            images = (stop - start) * per_snippet
+            if slices and sizes[gap.crops] + images > unit_images:
+                yield Unit(tuple(slices), frames_per_snippet)
+                slices.clear()
+                sizes[gap.crops] = 0
+            slices.append(Slice(*named, gap.crops, start, stop, video.intact))
+            sizes[gap.crops] += images
+    for slices in begun.values():
+        yield Unit(tuple(slices), frames_per_snippet)
 
 
 def split_unit(unit: Unit) -> Sequence[Unit]:

@@ -21,7 +21,6 @@ from inspect import signature
 from itertools import accumulate
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -132,7 +131,7 @@ class Shard:
         if _BLOCKS_KEY not in described or _PROVENANCE_KEY not in described:
             raise InputError(f"{path} is no shard of a feature store")
         self.provenance = Provenance.from_json(described[_PROVENANCE_KEY])
-        self.blocks = tuple(_block(fields) for fields in json.loads(described[_BLOCKS_KEY]))
+        self.blocks = tuple(Block(*values) for values in json.loads(described[_BLOCKS_KEY]))
         groups = [self._metadata.row_group(number) for number in range(self._metadata.num_row_groups)]
         self._group_ends = list(accumulate(group.num_rows for group in groups))
         self._block_ends = list(accumulate(block.rows for block in self.blocks))
@@ -212,11 +211,6 @@ class Shard:
             column = group.column(group.num_columns - 1)
             self._starts[number] = plain_values_start(self.path, column, values, value_bytes=2)
         return self._starts[number]
-
-
-def _block(fields: list[Any]) -> Block:
-    lost = fields[7] if isinstance(fields[7], int) else 0  # a decoder's name stood there once
-    return Block(*[*fields[:7], lost])
 
 
 def _row_groups(
