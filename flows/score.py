@@ -11,7 +11,7 @@ from vadclip.manifest import read_manifest
 from vadclip.model.folder import load_model
 from vadclip.model.inference import plain_texts
 from vadclip.score.scores import ScoreInfo, scores_table, write_scores
-from vadclip.score.scoring import check_model_fits, score_videos
+from vadclip.score.scoring import check_features_fit, score_videos
 
 MANIFEST, FEATURES, MODEL, SCORES = (
     Path("manifest.parquet"),
@@ -27,8 +27,8 @@ def main() -> None:
     manifest = read_manifest(MANIFEST)
     features = FeatureReader(FEATURES, manifest)
     clip = load_clip(params.clip, device=params.execution.device)
-    model, info = load_model(MODEL, clip.text, params.execution.device)
-    check_model_fits(info, clip, features.provenance)
+    model, info = load_model(MODEL, clip, params.execution.device)
+    check_features_fit(info, features.provenance)
     videos = (*manifest.split("val"), *manifest.split("test"))
     excluded = {v.video_id: features.excluded[v.video_id] for v in videos if v.video_id in features.excluded}
     started = time.monotonic()

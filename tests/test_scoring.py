@@ -16,7 +16,7 @@ from vadclip.features.provenance import Provenance
 from vadclip.model.folder import ModelInfo, NamedClip, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.scores import ScoreInfo, read_scores, scores_table, write_scores
-from vadclip.score.scoring import check_model_fits, score_videos
+from vadclip.score.scoring import check_features_fit, score_videos
 
 LENGTH = 8
 PLAIN_KD = F.normalize(torch.randn(3, 64, generator=torch.Generator().manual_seed(0)), dim=-1)
@@ -194,7 +194,7 @@ def test_a_model_folder_gives_the_same_model_back(tmp_path, model, text, feature
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.json", "model.safetensors"]
     first = [path.read_bytes() for path in sorted(tmp_path.iterdir())]
     generator = torch.get_rng_state()
-    back, info = load_model(tmp_path, text, "cpu")
+    back, info = load_model(tmp_path, _clip(text), "cpu")
     assert torch.equal(torch.get_rng_state(), generator), "loading must not move the caller's generator"
     assert info == _info()
     assert not back.training
@@ -218,17 +218,21 @@ PROVENANCE = Provenance(
 )
 
 
-def test_a_model_is_used_with_its_own_clip_and_features_only():
-    info = _info(feature_provenance=asdict(PROVENANCE))
-    own = SimpleNamespace(name="tiny", fingerprint="abc")
-    check_model_fits(info, own, PROVENANCE)
-    other = SimpleNamespace(name="ViT-B-16-quickgelu", fingerprint="xyz")
+def _clip(text, **other):
+    return SimpleNamespace(**{"name": "tiny", "fingerprint": "abc", "text": text, **other})
+
+
+def test_a_model_is_used_with_its_own_clip_and_features_only(tmp_path, model, text):
+    save_model(tmp_path, model, _info())
+    load_model(tmp_path, _clip(text), "cpu")
     with pytest.raises(
-        InputError, match=r"trained with CLIP tiny \(weights abc\), and .* ViT-B-16-quickgelu"
+        InputError, match=r"trained with CLIP tiny \(weights abc\), and .* ViT-B-16-quickgelu \(weights xyz\)"
     ):
-        check_model_fits(info, other, PROVENANCE)
+        load_model(tmp_path, _clip(text, name="ViT-B-16-quickgelu", fingerprint="xyz"), "cpu")
+    info = _info(feature_provenance=asdict(PROVENANCE))
+    check_features_fit(info, PROVENANCE)
     with pytest.raises(InputError, match=r"made otherwise .*\(frames_per_snippet 16, not 1\)"):
-        check_model_fits(info, own, replace(PROVENANCE, frames_per_snippet=16))
+        check_features_fit(info, replace(PROVENANCE, frames_per_snippet=16))
 
 
 def test_the_weights_file_holds_trained_parameters_only(tmp_path, model):
@@ -247,7 +251,7 @@ def test_a_model_of_the_version_before_is_read_without_thresholds(tmp_path, mode
     for name in ("test_crop", "score_precision", "normal_peaks"):
         del content[name]
     (tmp_path / "model.json").write_text(json.dumps({**content, "version": 1}))
-    _, info = load_model(tmp_path, text, "cpu")
+    _, info = load_model(tmp_path, _clip(text), "cpu")
     assert info == _info(clip=NamedClip("tiny", "", "abc", True), test_crop=0, normal_peaks=())
 
 
@@ -260,12 +264,9 @@ def test_model_folders_that_cannot_be_used(tmp_path, model, text):
     (tmp_path / "model.json").write_text('{"version": 0}')
     with pytest.raises(InputError, match=r"is no model\.json of version 2"):
         read_model_info(tmp_path)
-    save_model(tmp_path, model, _info(config=VadClipConfig(**{**vars(CONFIG), "width": 32})))
-    with pytest.raises(InputError, match="the model is 32 wide and the CLIP 64; it was trained with tiny"):
-        load_model(tmp_path, text, "cpu")
     save_model(tmp_path, model, _info(config=VadClipConfig(**{**vars(CONFIG), "layers": 2})))
     with pytest.raises(InputError, match=r"model\.safetensors does not fit: .*Missing key"):
-        load_model(tmp_path, text, "cpu")
+        load_model(tmp_path, _clip(text), "cpu")
     (tmp_path / "model.safetensors").write_bytes(b"another file")
     with pytest.raises(InputError, match=r"is missing or not the one that model\.json was written for"):
-        load_model(tmp_path, text, "cpu")
+        load_model(tmp_path, _clip(text), "cpu")

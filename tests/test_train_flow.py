@@ -148,7 +148,7 @@ def test_interrupted_and_run_again_it_ends_as_if_undisturbed_in_one_run(project,
     assert json.loads((project / "model" / "run.json").read_text())["run_id"] is None
 
     clip = load_clip(flows.train.load_params().clip, device="cpu")
-    model, loaded = load_model(project / "model", clip.text, "cpu")
+    model, loaded = load_model(project / "model", clip, "cpu")
     assert loaded.feature_provenance["embed_dim"] == 64
     assert not model.training
 

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -163,23 +162,13 @@ def detect(
     from vadclip.detect.command import Request
     from vadclip.detect.command import detect as run
 
-    request = Request(
-        paths=paths,
-        model=Path(),
-        out=out,
-        clip=clip,
-        device=device,
-        ray_address=ray_address,
-        threshold=threshold,
-        max_flagged_normal=max_flagged_normal,
-        prompts=prompt or (),
-        only_prompts=only_prompts,
-        prompt_threshold=prompt_threshold,
-        render=render,
-        force=force,
-    )
     with _interruptible(), _model_folder(model) as folder:
-        run(replace(request, model=folder), Console())
+        request = Request(
+            paths, folder, out, clip=clip, device=device, ray_address=ray_address, threshold=threshold,
+            max_flagged_normal=max_flagged_normal, prompts=prompt or (), only_prompts=only_prompts,
+            prompt_threshold=prompt_threshold, render=render, force=force,
+        )  # fmt: skip
+        run(request, Console())
 
 
 @app.command()

@@ -8,7 +8,8 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ from vadclip.config import ExecutionParams
 from vadclip.datasets.raw import RawVideo
 from vadclip.detect.find import Rules, events_of
 from vadclip.detect.looks import Look, clear_others, look_at, look_folder
-from vadclip.detect.out_folder import OutFolder, claim
+from vadclip.detect.out_folder import claim
 from vadclip.detect.page import write_pages
 from vadclip.detect.render import render
 from vadclip.detect.results import Result, print_table, write_csv, write_json
@@ -49,6 +50,7 @@ from vadclip.score.scores import Scores, scores_table, write_scores
 if TYPE_CHECKING:
     from vadclip.detect.judge import Judge
 
+FEATURES, CACHE, THUMBNAILS, RENDERED = Path("features"), Path(".cache"), Path("thumbnails"), Path("rendered")
 _FAILED_SHOWN = 5
 _LOOKERS = 4  # threads; decoding a picture holds no lock of Python's
 
@@ -92,10 +94,9 @@ def detect(request: Request, console: Console) -> list[Result]:
     Raises InputError for what cannot be used at all; and, once everything is written, if any video could not
     be.
     """
-    sources = find_sources(
-        request.paths,
-        lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-    )
+    tell = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    out = request.out
+    sources = find_sources(request.paths, tell)
     # Loading torch takes seconds: only for a request that makes sense so far.
     from vadclip.detect.judge import Judge
     from vadclip.detect.model import ASSUMED, load
@@ -107,49 +108,47 @@ def detect(request: Request, console: Console) -> list[Result]:
         threshold = threshold_from_peaks(
             info.normal_peaks, selection=info.selection, max_flagged=request.max_flagged_normal
         )
-    folder = claim(request.out, request.model)
-    with lock(folder.features), scratch_faults():
-        videos = _probed(sources, info.classes, folder, request.execution)
+    claim(out, request.model)
+    with lock(out / FEATURES), scratch_faults():
+        videos = _probed(sources, info.classes, request)
         # A cluster's actors have the GPUs; this machine need not have one.
         loaded = load(request.model, clip=request.clip, device="cpu" if request.cluster else request.device)
         judge = Judge.of(loaded, request.prompts, only=request.only_prompts)
         if loaded.recipe.assumed:
-            console.print(f"note: {ASSUMED}", markup=False, highlight=False, soft_wrap=True)
+            tell(f"note: {ASSUMED}")
         manifest = Manifest(dataset="detect", source="videos", classes=info.classes, videos=videos)
-        rows = _fill(manifest, folder, judge, request)
-        reader = FeatureReader(folder.features, manifest)
+        rows = _fill(manifest, judge, request)
+        reader = FeatureReader(out / FEATURES, manifest)
         scores = judge.score(reader, reader.videos("test"), reader.excluded, reader.lost_frames)
-        write_scores(scores_table(scores), folder.root / "scores.parquet")
+        write_scores(scores_table(scores), out / "scores.parquet")
         value = threshold if isinstance(threshold, float) else threshold.value
         rules = Rules(value, request.prompt_threshold, judge.prompt_labels)
-        results = _results(manifest, rows, scores, folder, rules)
+        results = _results(manifest, rows, scores, out / THUMBNAILS, rules)
         facts = describe(threshold)
-        write_csv(results, folder.root / "events.csv")
+        write_csv(results, out / "events.csv")
         about = {"model": str(request.model), "threshold": as_json(threshold), "labels": judge.labels}
-        write_json(results, about, folder.root / "events.json")
-        page = write_pages(folder.root, results, rules.threshold, facts)[0]
+        write_json(results, about, out / "events.json")
+        page = write_pages(out, results, rules.threshold, facts)[0]
         print_table(results, console)
         lines = [_summary(results), *facts, f"All of it: {page}"]
         if request.render:
             hashes = {video.video_id: video.content_hash for video in videos}
-            lines += _render(results, hashes, folder, rules, request.force)
+            lines += _render(results, hashes, out / RENDERED, rules.threshold, force=request.force)
         for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            tell(line)
     _mind_failed(results)
     return results
 
 
-def _probed(
-    sources: Sequence[RawVideo], classes: Classes, folder: OutFolder, execution: ExecutionParams
-) -> tuple[Video, ...]:
+def _probed(sources: Sequence[RawVideo], classes: Classes, request: Request) -> tuple[Video, ...]:
     # Arrow imports pandas, where there is one, at its first conversion (0.5 s): now, while a child probes.
     Thread(target=pa.array, args=([0],), daemon=True).start()
-    cache = folder.cache / "probe.parquet"
-    found = probe_files((source.uri for source in sources), cache, execution=execution)
+    cache = request.out / CACHE / "probe.parquet"
+    found = probe_files((source.uri for source in sources), cache, execution=request.execution)
     return tuple(video_row(source, found[source.uri], classes) for source in sources)
 
 
-def _fill(manifest: Manifest, folder: OutFolder, judge: "Judge", request: Request) -> dict[str, IndexRow]:
+def _fill(manifest: Manifest, judge: "Judge", request: Request) -> dict[str, IndexRow]:
     """Bring the feature store up to date; return what became of each video."""
     from vadclip.detect.here import run_here
 
@@ -161,20 +160,20 @@ def _fill(manifest: Manifest, folder: OutFolder, judge: "Judge", request: Reques
             return run_here(loaded.clip, execution, units, **callbacks)
         return run_on_ray(loaded.clip_params, execution, provenance, units, **callbacks)
 
-    store = FeatureStore(folder.features, folder.cache, provenance, tell=print)
+    features = request.out / FEATURES
     fill_store(
-        store,
+        FeatureStore(features, request.out / CACHE, provenance, tell=print),
         manifest.videos,
         "",
         loaded.recipe.extract,
         unit_images=execution.unit_images,
         run_units=run_units,
     )
-    return {row.video_id: row for row in read_index(folder.features)[0]}
+    return {row.video_id: row for row in read_index(features)[0]}
 
 
 def _results(
-    manifest: Manifest, rows: dict[str, IndexRow], scores: Scores, folder: OutFolder, rules: Rules
+    manifest: Manifest, rows: dict[str, IndexRow], scores: Scores, thumbnails: Path, rules: Rules
 ) -> list[Result]:
     """Look at every scored video, and find its events."""
     position = {video_id: number for number, video_id in enumerate(scores.video_ids)}
@@ -186,7 +185,7 @@ def _results(
         def look(video: Video) -> Look | str:
             try:
                 with _local(video.uri, video.content_hash) as path:
-                    place = look_folder(folder.thumbnails, video.content_hash)
+                    place = look_folder(thumbnails, video.content_hash)
                     looked = look_at(path, place, video, rows[video.video_id].rows)
             except VideoError as error:
                 return str(error)
@@ -195,29 +194,24 @@ def _results(
 
         seen = [video for video in manifest.videos if video.video_id in position]
         looks = dict(zip((video.video_id for video in seen), lookers.map(look, seen), strict=True))
-    clear_others(folder.thumbnails, (video.content_hash for video in seen))
+    clear_others(thumbnails, (video.content_hash for video in seen))
     results = []
     for video in manifest.videos:
         row, looked = rows[video.video_id], looks.get(video.video_id)
         status, note = row.status, row.error or row.note
         if isinstance(looked, str):
             status, note = "failed", looked
-        elif looked is not None and looked.note is not None:
-            note = "; ".join(filter(None, (note, looked.note)))
         result = Result(video.video_id, video.uri, status, note, video.num_frames, video.fps)
         if isinstance(looked, Look):
-            at = scores.rows(position[video.video_id])
-            probabilities_NK = scores.class_probabilities_NK
+            at, probabilities_NK = scores.rows(position[video.video_id]), scores.class_probabilities_NK
             score_N = scores.main_score_N[at]
-            found = events_of(
-                score_N,
-                None if probabilities_NK is None else probabilities_NK[at],
-                scores.info.labels,
-                looked.edges,
-                rules,
-            )
-            result = Result(
-                video.video_id, video.uri, status, note, video.num_frames, video.fps, score_N, looked, found
+            own_NK = None if probabilities_NK is None else probabilities_NK[at]
+            result = replace(
+                result,
+                note="; ".join(filter(None, (note, looked.note))) or None,
+                score_N=score_N,
+                look=looked,
+                events=events_of(score_N, own_NK, scores.info.labels, looked.edges, rules),
             )
         results.append(result)
     return results
@@ -237,7 +231,7 @@ def _local(location: str, content_hash: str) -> Iterator[str]:
 
 
 def _render(
-    results: Sequence[Result], hashes: Mapping[str, str], folder: OutFolder, rules: Rules, force: bool
+    results: Sequence[Result], hashes: Mapping[str, str], folder: Path, threshold: float, *, force: bool
 ) -> list[str]:
     """Write the scored videos with what was found drawn in; return lines about those that were not."""
     lines = []
@@ -245,13 +239,13 @@ def _render(
     with track(sum(result.num_frames for result in shown), "detect: rendering", "frames") as progress:
         for result in shown:
             assert result.score_N is not None
-            target = folder.rendered / f"{result.video_id}.mp4"
+            target = folder / f"{result.video_id}.mp4"
             if target.exists() and not force:
                 lines.append(f"{target} is there already and was kept; --force writes it anew")
                 continue
             try:
                 with _local(result.location, hashes[result.video_id]) as path:
-                    render(path, target, result.score_N, rules.threshold, result.events, progress.advance)
+                    render(path, target, result.score_N, threshold, result.events, progress.advance)
             except VideoError as error:
                 lines.append(f"{result.name} was not rendered: {error}")
     return lines

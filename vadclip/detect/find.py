@@ -55,48 +55,30 @@ def events_of(
     rules: Rules,
 ) -> tuple[FoundEvent, ...]:
     """Return one video's events in order of time; `edges` [N + 1] are its snippets' seconds."""
-    found = []
+    found: list[tuple[int, int, str, float | None, float, float, Literal["score", "prompt"]]] = []
     for event in find_events(score_N, probabilities_NK, rules.threshold):
         label = NO_CLASS if event.class_index is None else labels[event.class_index]
-        found.append(
-            _placed(
-                event.start,
-                event.stop,
-                edges,
-                label,
-                event.class_probability,
-                event.peak,
-                event.mean,
-                "score",
-            )
-        )
+        place = event.start, event.stop
+        found.append((*place, label, event.class_probability, event.peak, event.mean, "score"))
     if rules.prompt_threshold is not None and probabilities_NK is not None:
         for label in rules.prompt_labels:
             column_N = probabilities_NK[:, list(labels).index(label)]
             for start, stop in runs_above(column_N, rules.prompt_threshold):
                 peak, mean = float(column_N[start:stop].max()), float(column_N[start:stop].mean())
-                found.append(_placed(start, stop, edges, label, mean, peak, mean, "prompt"))
-    return tuple(sorted(found, key=lambda event: (event.start_frame, event.end_frame, event.by)))
-
-
-def _placed(
-    start: int,
-    stop: int,
-    edges: npt.NDArray[np.float64],
-    label: str,
-    probability: float | None,
-    peak: float,
-    mean: float,
-    by: Literal["score", "prompt"],
-) -> FoundEvent:
-    return FoundEvent(
-        start_seconds=round(float(edges[start]), 3),
-        end_seconds=round(float(edges[stop]), 3),
-        start_frame=start * SNIPPET_FRAMES,
-        end_frame=stop * SNIPPET_FRAMES,
-        label=label,
-        probability=probability,
-        peak=peak,
-        mean=mean,
-        by=by,
+                found.append((start, stop, label, mean, peak, mean, "prompt"))
+    return tuple(
+        FoundEvent(
+            start_seconds=round(float(edges[start]), 3),
+            end_seconds=round(float(edges[stop]), 3),
+            start_frame=start * SNIPPET_FRAMES,
+            end_frame=stop * SNIPPET_FRAMES,
+            label=label,
+            probability=probability,
+            peak=peak,
+            mean=mean,
+            by=by,
+        )
+        for start, stop, label, probability, peak, mean, by in sorted(
+            found, key=lambda event: (event[0], event[1], event[-1])
+        )
     )

@@ -2,15 +2,13 @@
 
 Anomaly scores are the model's own whatever is prompted: its threshold was found with its own classes. Prompts
 change class probabilities only.
-
-Legend of shape suffixes: K classes, D width.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vadclip.detect.model import Loaded
-from vadclip.detect.user_prompts import Prompted, with_prompts
+from vadclip.detect.user_prompts import with_prompts
 from vadclip.manifest import Video
 from vadclip.model.inference import plain_texts
 from vadclip.model.vadclip import VadClip
@@ -23,24 +21,19 @@ class Judge:
     """A model and its prompts, ready to score."""
 
     loaded: Loaded
-    prompted: Prompted | None
+    model: VadClip
+    """Of the class probabilities: the loaded one, or one with prompted classes."""
+    prompt_labels: tuple[str, ...]
 
-    @staticmethod
-    def of(loaded: Loaded, prompts: Sequence[str], *, only: bool) -> "Judge":
+    @classmethod
+    def of(cls, loaded: Loaded, prompts: Sequence[str], *, only: bool) -> "Judge":
         """Read prompts as --prompt takes them; raises InputError for what the model cannot take."""
-        return Judge(loaded, with_prompts(loaded, prompts, only=only))
+        return cls(loaded, *with_prompts(loaded, prompts, only=only))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Of the class probabilities, normal first."""
-        return (
-            self.loaded.info.classes.labels if self.prompted is None else self.prompted.model.classes.labels
-        )
-
-    @property
-    def prompt_labels(self) -> tuple[str, ...]:
-        """Labels that a prompt gave."""
-        return () if self.prompted is None else self.prompted.labels
+        return self.model.classes.labels
 
     def score(
         self,
@@ -70,9 +63,7 @@ class Judge:
                 ),
             )
 
-        if self.prompted is None:
-            return by(self.loaded.model)
-        scores = by(self.prompted.model)
-        if self.loaded.model.classification is not None:  # which knows no classes
+        scores = by(self.model)
+        if self.model is self.loaded.model or self.model.classification is not None:  # it knows no classes
             return scores
         return replace(scores, anomaly_score_N=by(self.loaded.model).main_score_N)

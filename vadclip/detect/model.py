@@ -16,7 +16,7 @@ from vadclip.clip.weights import is_file_name
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
-from vadclip.model.folder import ModelInfo, load_model
+from vadclip.model.folder import ModelInfo, load_model, read_model_info
 from vadclip.model.vadclip import VadClip
 
 CLIP_VARIABLE = "VADCLIP_CLIP"
@@ -67,18 +67,9 @@ def load(folder: Path, *, clip: str | None, device: str) -> Loaded:
 
     Raises InputError if either cannot be found, or the CLIP is not the one the model was trained with.
     """
-    from vadclip.model.folder import read_model_info
-
-    info = read_model_info(folder)
-    params = clip_params(info, clip, near=folder)
+    params = clip_params(read_model_info(folder), clip, near=folder)
     loaded = load_clip(params, device=device)
-    if loaded.fingerprint != info.clip.fingerprint:
-        raise InputError(
-            f"{folder} was trained with the CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), "
-            f"and {params.weights_name} is another one (weights {loaded.fingerprint[:12]}); name the right "
-            "one by --clip"
-        )
-    model, info = load_model(folder, loaded.text, device)
+    model, info = load_model(folder, loaded, device)
     return Loaded(folder, model, info, loaded, params, recipe_of(info, loaded))
 
 

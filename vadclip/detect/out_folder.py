@@ -5,7 +5,6 @@ rendered/ with --render, detector.json which says whose it is, .cache/ which may
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from vadclip.errors import InputError
@@ -15,57 +14,27 @@ from vadclip.model.folder import INFO_FILE
 OWNER_FILE = "detector.json"
 
 
-@dataclass(frozen=True)
-class OutFolder:
-    """Paths of one folder."""
-
-    root: Path
-
-    @property
-    def features(self) -> Path:
-        """The feature store."""
-        return self.root / "features"
-
-    @property
-    def cache(self) -> Path:
-        """What may be deleted."""
-        return self.root / ".cache"
-
-    @property
-    def thumbnails(self) -> Path:
-        """A folder per video's content."""
-        return self.root / "thumbnails"
-
-    @property
-    def rendered(self) -> Path:
-        """Videos of --render."""
-        return self.root / "rendered"
-
-
-def claim(root: Path, model_folder: Path) -> OutFolder:
-    """Make `root` the folder of this model's detections.
-
-    Raises InputError if it is another model's, or holds something else.
-    """
+def claim(folder: Path, model_folder: Path) -> None:
+    """Make `folder` the one of this model's detections; InputError if it is another's, or something else."""
     # model.json names the hash of the weights beside it.
     owner = {"model_sha256": sha256_file(model_folder / INFO_FILE)}
-    path = root / OWNER_FILE
+    path = folder / OWNER_FILE
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = None
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}): choose another folder by --out") from None
-    if known is not None and known != owner:
+    if known == owner:
+        return
+    if known is not None:
         raise InputError(
-            f"{root} holds detections of another model than {model_folder}: choose another folder by --out, "
+            f"{folder} holds detections of another model than {model_folder}: choose another one by --out, "
             "or move this one away"
         )
-    if known is None and root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise InputError(f"{root} is no folder of detections and not empty: choose another one by --out")
-    if known is None:
-        try:
-            write_text_atomic(path, json.dumps(owner, indent=2) + "\n")
-        except OSError as error:
-            raise InputError(f"{root} cannot be written: {error.strerror or error}") from None
-    return OutFolder(root)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is no folder of detections and not empty: choose another one by --out")
+    try:
+        write_text_atomic(path, json.dumps(owner, indent=2) + "\n")
+    except OSError as error:
+        raise InputError(f"{folder} cannot be written: {error.strerror or error}") from None

@@ -31,9 +31,9 @@ def render(
     source: str | Path,
     target: Path,
     score_N: npt.NDArray[np.float32],
-    threshold: float | None,
+    threshold: float,
     events: Sequence[FoundEvent],
-    beat: Callable[[], None] = lambda: None,
+    beat: Callable[[], None],
 ) -> int:
     """Write `target` from the video `source` and return its number of frames.
 
@@ -53,7 +53,7 @@ def _write(
     target: Path,
     index: FrameIndex,
     score_N: npt.NDArray[np.float32],
-    threshold: float | None,
+    threshold: float,
     events: Sequence[FoundEvent],
     beat: Callable[[], None],
 ) -> int:
@@ -170,7 +170,7 @@ def _fitted(picture_HW3: npt.NDArray[np.uint8], height: int, width: int) -> npt.
 
 
 def draw(
-    picture_HW3: npt.NDArray[np.uint8], score: float, threshold: float | None, events: Sequence[FoundEvent]
+    picture_HW3: npt.NDArray[np.uint8], score: float, threshold: float, events: Sequence[FoundEvent]
 ) -> npt.NDArray[np.uint8]:
     """Return the picture with a bar of `score` along its foot, and the class of each event above the bar."""
     image = Image.fromarray(picture_HW3)
@@ -178,10 +178,10 @@ def draw(
     width, height = image.size
     bar = max(6, height // 24)
     top = height - bar
-    colour = _ALARM if threshold is not None and score > threshold else _CALM
+    colour = _ALARM if score > threshold else _CALM
     canvas.rectangle((0, top, width, height), fill=_GROUND)
     canvas.rectangle((0, top, round(score * (width - 1)), height), fill=colour)
-    if threshold is not None and 0 <= threshold <= 1:
+    if 0 <= threshold <= 1:
         canvas.line([(round(threshold * (width - 1)), top), (round(threshold * (width - 1)), height)], _MARK)
     font = ImageFont.load_default(max(10, bar))
     for event in events:

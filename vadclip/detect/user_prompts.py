@@ -4,7 +4,6 @@ The learned prompt's vectors belong to positions and are shared by all classes, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,17 +18,8 @@ if TYPE_CHECKING:
     from vadclip.detect.model import Loaded
 
 
-@dataclass(frozen=True, eq=False)
-class Prompted:
-    """A model with other classes than it was trained with."""
-
-    model: VadClip
-    labels: tuple[str, ...]
-    """Those that a prompt gave."""
-
-
-def with_prompts(loaded: "Loaded", prompts: Sequence[str], *, only: bool) -> Prompted | None:
-    """Return the model with `prompts`, each `TEXT` or `LABEL=TEXT`; None without any.
+def with_prompts(loaded: "Loaded", prompts: Sequence[str], *, only: bool) -> tuple[VadClip, tuple[str, ...]]:
+    """Return the model with `prompts`, each `TEXT` or `LABEL=TEXT`, and their labels.
 
     `only` keeps normal and the prompted classes. Raises InputError if the model has no alignment branch, or
     the text tower cannot take the words.
@@ -37,7 +27,7 @@ def with_prompts(loaded: "Loaded", prompts: Sequence[str], *, only: bool) -> Pro
     if not prompts:
         if only:
             raise InputError("--only-prompts leaves no class but normal: name one by --prompt")
-        return None
+        return loaded.model, ()
     if loaded.model.alignment is None:
         raise InputError(
             "--prompt: the model has no alignment branch (model.branches: classification), so it knows no "
@@ -48,8 +38,7 @@ def with_prompts(loaded: "Loaded", prompts: Sequence[str], *, only: bool) -> Pro
     kept = {label: text for label, text in own.items() if not only or label == loaded.info.classes.normal}
     texts = kept | given
     classes = Classes(tuple(texts), tuple(texts.values()))
-    model = _rebuilt(loaded.model, classes, loaded.clip.text, given)
-    return Prompted(model, tuple(given))
+    return _rebuilt(loaded.model, classes, loaded.clip.text, given), tuple(given)
 
 
 def _split(prompt: str) -> tuple[str, str]:

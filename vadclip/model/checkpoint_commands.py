@@ -6,17 +6,11 @@ from pathlib import Path
 from vadclip.clip.frozen import Clip, load_clip, load_clip_weights
 from vadclip.config import Params
 from vadclip.datasets.official_lists import own_classes
-from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE, Classes
 from vadclip.manifest import read_manifest
-from vadclip.model.folder import ModelInfo, named_clip, read_model_info
-from vadclip.model.official import (
-    Checkpoint,
-    export_state,
-    import_checkpoint,
-    write_checkpoint,
-)
+from vadclip.model.folder import ModelInfo, check_clip, named_clip, read_model_info
+from vadclip.model.official import Checkpoint, export_state, import_checkpoint, write_checkpoint
 from vadclip.model.vadclip import VadClipConfig
 
 
@@ -48,15 +42,10 @@ def import_to_folder(checkpoint: Checkpoint, params: Params, folder: Path, manif
 
 
 def export_from_folder(folder: Path, params: Params, out: Path) -> None:
-    """Write the checkpoint of a model folder; InputError if params.yaml names another CLIP than its."""
+    """Write the checkpoint of a model folder, with its CLIP; InputError if params.yaml names another one."""
     info = read_model_info(folder)
     clip = load_clip(params.clip, device="cpu")
-    if clip.fingerprint != info.clip.fingerprint:
-        raise InputError(
-            f"{folder} was made with CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), and "
-            f"params.yaml names {clip.name} (weights {clip.fingerprint[:12]}), which the export would hold; "
-            "put the other one back"
-        )
+    check_clip(folder, info, clip)
     write_checkpoint(export_state(folder, load_clip_weights(params.clip)), out)
 
 

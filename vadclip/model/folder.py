@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vadclip.clip.text import TextTower
 from vadclip.errors import InputError
 from vadclip.events import Peak
 from vadclip.files import atomic_path, sha256_file, write_text_atomic
@@ -127,28 +126,36 @@ def read_model_state(folder: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
     return info, load_file(folder / WEIGHTS_FILE)
 
 
-def load_model(folder: Path, text: TextTower, device: str | torch.device) -> tuple[VadClip, ModelInfo]:
-    """Build the model of `folder` over a text tower, in eval mode on `device`.
+def check_clip(folder: Path, info: ModelInfo, clip: "Clip") -> None:
+    """Raise InputError unless `clip` is the one that the model of `folder` was trained with.
 
-    Raises InputError if the folder holds no whole model or one whose width is not the CLIP's. That the tower
-    is the right CLIP's is for the caller to check, by `info.clip.fingerprint`.
+    With any other, every score would be wrong in silence.
+    """
+    if clip.fingerprint != info.clip.fingerprint:
+        raise InputError(
+            f"{folder}: the model was trained with CLIP {info.clip.name} (weights "
+            f"{info.clip.fingerprint[:12]}), and this is {clip.name} (weights {clip.fingerprint[:12]}): put "
+            "the other one back (in the clip section of params.yaml, or by --clip), or train again"
+        )
+
+
+def load_model(folder: Path, clip: "Clip", device: str | torch.device) -> tuple[VadClip, ModelInfo]:
+    """Build the model of `folder` over its CLIP's text tower, in eval mode on `device`.
+
+    Raises InputError if the folder holds no whole model, or one of another CLIP.
 
     >>> from vadclip.clip.frozen import load_clip
     >>> from vadclip.config import load_params
     >>> clip = load_clip(load_params().clip, device="cpu")
-    >>> model, info = load_model(Path("model"), clip.text, "cpu")
+    >>> model, info = load_model(Path("model"), clip, "cpu")
     >>> info.classes.normal, info.clip.fingerprint == clip.fingerprint
     ('Normal', True)
     """
     info = read_model_info(folder)
-    if info.config.width != text.embed_dim:
-        raise InputError(
-            f"{folder}: the model is {info.config.width} wide and the CLIP {text.embed_dim}; it was trained "
-            f"with {info.clip.name}"
-        )
+    check_clip(folder, info, clip)
     # The seed is left alone: the initialisation that loading replaces must not move a caller's generator.
     with torch.random.fork_rng(devices=[]):
-        model = VadClip(info.config, info.classes, text)
+        model = VadClip(info.config, info.classes, clip.text)
     try:
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
     except (SafetensorError, RuntimeError) as error:

@@ -18,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vadclip.clip.frozen import Clip
 from vadclip.clip.on_gpu import full_float32
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance
@@ -40,17 +39,11 @@ class Features(Protocol):
         """Return features_ND of one crop, in the order of time."""
 
 
-def check_model_fits(info: ModelInfo, clip: Clip, provenance: Provenance) -> None:
-    """Raise InputError unless this CLIP and features made like these are what the model was trained with.
+def check_features_fit(info: ModelInfo, provenance: Provenance) -> None:
+    """Raise InputError unless the features are made like those that the model was trained on.
 
-    Both would be accepted in silence otherwise, and every score would be wrong.
+    They would be accepted in silence otherwise, and every score would be wrong.
     """
-    if clip.fingerprint != info.clip.fingerprint:
-        raise InputError(
-            f"the model was trained with CLIP {info.clip.name} (weights {info.clip.fingerprint[:12]}), and "
-            f"params.yaml names {clip.name} (weights {clip.fingerprint[:12]}) in its clip section; put the "
-            "other one back, or train again"
-        )
     made, expected = asdict(provenance), info.feature_provenance
     differing = [name for name in made | dict(expected) if made.get(name) != expected.get(name)]
     if differing:

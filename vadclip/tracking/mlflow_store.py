@@ -1,4 +1,4 @@
-"""An MLflow store: finding it, what this project writes there, and how that may fail.
+"""An MLflow store: finding it, and what this project writes there.
 
 Traps of MLflow that shape this module: a param cannot change its value, and trying marks the run as failed,
 so stages compute first and log last; a server that does not answer is tried for minutes by default.
@@ -12,16 +12,31 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-# MLflow reads these when it is imported or first used. A user's own settings win.
+import mlflow
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run
+from mlflow.models import ModelSignature
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.types import DataType, ParamSchema, ParamSpec
+
+from vadclip.checkout import main_checkout
+from vadclip.config import TrackingParams
+from vadclip.remote import shown
+from vadclip.tracking.attempts import forgiven, say
+from vadclip.tracking.naming import RunIdentity, lineage_tags
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from vadclip.config import ClipParams
+
+# A user's own settings win.
 for _name, _value in (
-    ("MLFLOW_DISABLE_TELEMETRY", "true"),
     ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1"),
     ("MLFLOW_HTTP_REQUEST_TIMEOUT", "20"),
     ("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true"),
@@ -30,21 +45,6 @@ for _name, _value in (
 ):
     os.environ.setdefault(_name, _value)
 
-import mlflow  # noqa: E402
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run  # noqa: E402
-from mlflow.models import ModelSignature  # noqa: E402
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: E402
-from mlflow.types import DataType, ParamSchema, ParamSpec  # noqa: E402
-
-from vadclip.checkout import main_checkout  # noqa: E402
-from vadclip.config import TrackingParams  # noqa: E402
-from vadclip.tracking.naming import RunIdentity, lineage_tags  # noqa: E402
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from vadclip.config import ClipParams
-
 PROBE_SECONDS = 5.0
 # Inputs are features or addresses, of which a schema knows one kind only: the model checks them itself.
 SERVED_PARAMS = ParamSchema(
@@ -52,7 +52,6 @@ SERVED_PARAMS = ParamSchema(
 )
 MODEL_ID, PARENT = "vadclip.model_id", "mlflow.parentRunId"
 MODEL_LOGGED, MODEL_VERSION = "vadclip.model_logged", "vadclip.model_version"
-_LAST_STEP, _LAST_EPOCH = "train/loss", "epoch/loss"  # the metrics that tell how far a run has come
 _CONTEXT = "mlflow.data.context"  # of a dataset: its split
 _OF_TRAINING = ("train/", "time/")
 _MODEL_STEP = -1  # MLflow counts metrics at a model's step as the model's: no load, and no loss, has this one
@@ -72,16 +71,6 @@ EXPERIMENT_TAGS = {
         {"selectedColumns": _COLUMNS, "orderByKey": "metrics.`auc`", "orderByAsc": False}
     ),
 }
-_PASSWORD = re.compile(r"://[^/\s]+@")
-
-
-@dataclass(frozen=True)
-class LoggedRecord:
-    """Numbers under one step."""
-
-    numbers: Mapping[str, float]
-    step: int
-    time_ms: int
 
 
 class Store:
@@ -89,9 +78,7 @@ class Store:
 
     def __init__(self, uri: str, experiment: str) -> None:
         users = os.environ.get("MLFLOW_TRACKING_URI")
-        mlflow.set_tracking_uri(
-            uri
-        )  # it writes the variable too, which from then on would look like the user's
+        mlflow.set_tracking_uri(uri)  # writes the variable too, which would then look like the user's
         if users is None:
             os.environ.pop("MLFLOW_TRACKING_URI", None)
         self.client = mlflow.MlflowClient(uri)
@@ -119,19 +106,18 @@ class Store:
         tags: Mapping[str, str],
         tracking: TrackingParams,
         identity_file: Path,
-    ) -> tuple[RunIdentity, int, int]:
+    ) -> tuple[RunIdentity, dict[str, int]]:
         """Make the training's run the active one, new or known.
 
-        Returns the run's identity, and the last step and epoch that the run has; 0 if it is new.
+        Returns the run's identity, and the last step ("train") and epoch ("epoch") that the run has, or 0.
         """
         run = self._find(identity)
         if run and _conflicts(run, params):
             run, identity = None, RunIdentity.new(name, tracking, identity.registered)
             identity.write(identity_file)
-        last_step, last_epoch = 0, 0
+        last = {"train": 0, "epoch": 0}
         if run:
-            last_step = self._last_step(run.info.run_id, _LAST_STEP)
-            last_epoch = self._last_step(run.info.run_id, _LAST_EPOCH)
+            last = {kind: self._last_step(run.info.run_id, f"{kind}/loss") for kind in last}
             mlflow.start_run(run_id=run.info.run_id)
         else:
             run = mlflow.start_run(
@@ -147,7 +133,7 @@ class Store:
             mlflow.end_run("FAILED")
             raise
         say(f"run {identity.name} in experiment {identity.experiment}")
-        return identity, last_step, last_epoch
+        return identity, last
 
     def watch(self, run_id: str) -> None:
         """Log the machine's load from now on, until the model is logged or the run ends.
@@ -216,14 +202,9 @@ class Store:
             name, version = tags[MODEL_VERSION].rsplit("/", 1)
             self.client.update_model_version(name, version, f"{description}\n\nRun: {run_id}")
 
-    def log_records(self, run_id: str, records: Sequence[LoggedRecord]) -> None:
+    def log_records(self, run_id: str, records: Sequence[Sequence[Metric]]) -> None:
         """Log records in one transaction."""
-        entries = [
-            Metric(key, value, record.time_ms, record.step)
-            for record in records
-            for key, value in record.numbers.items()
-        ]
-        self.client.log_batch(run_id, metrics=entries)
+        self.client.log_batch(run_id, metrics=[metric for record in records for metric in record])
 
     def log_metrics(self, run_id: str, metrics: Mapping[str, float]) -> None:
         """Log single numbers; one that is there is not repeated, a changed one gets the next step.
@@ -244,10 +225,8 @@ class Store:
             key = re.sub(r"[^\w\-. :/]", "_", given)  # what MLflow allows in a name
             if before.get(key) != float(value):
                 step = self._last_step(run_id, key) + 1 if key in before else 0
-                split = (
-                    "val" if key.startswith("val_") else "train" if key.startswith(_OF_TRAINING) else "test"
-                )
-                data = splits.get(split, {})
+                split = "val" if key.startswith("val_") else "test"
+                data = splits.get("train" if key.startswith(_OF_TRAINING) else split, {})
                 entries.append(Metric(key, float(value), now, step, model_id=model, **data))
         for start in range(0, len(entries), 1000):
             self.client.log_batch(run_id, metrics=entries[start : start + 1000])
@@ -271,9 +250,8 @@ class Store:
         if MODEL_LOGGED in self.client.get_run(run_id).data.tags:
             return
         with tempfile.TemporaryDirectory() as temporary, warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # that an example is missing: the signature says it all
+            # MLflow misses an example: the signature says it all.
+            warnings.simplefilter("ignore", UserWarning)
             data, code = write_served(Path(temporary), model_folder, text_KD, clip)
             logged = mlflow.pyfunc.log_model(
                 name="model",
@@ -333,23 +311,39 @@ def store_uri(uri: str | None) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or uri or f"sqlite:///{main_checkout() / 'mlflow.db'}"
 
 
-def shown_store(uri: str) -> str:
-    """Return a store's address without its password."""
-    place = urlsplit(uri)
-    return f"{place.scheme}://{place.netloc.rpartition('@')[2]}{place.path}"
-
-
 def open_store(tracking: TrackingParams) -> Store | None:
     """Return the store, or None after a line that says why there is none."""
     for logger in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     uri = store_uri(tracking.uri)
-    with Forgiving(f"{shown_store(uri)} is not usable, nothing is logged there"):
+    with forgiven(f"{shown(uri)} is not usable, nothing is logged there"):
         if _is_server(uri):
-            within(PROBE_SECONDS, lambda: mlflow.MlflowClient(uri).search_experiments(max_results=1))
+            ask(uri)
         assert tracking.experiment is not None, "the caller names it after the dataset"
         return Store(uri, tracking.experiment)
     return None
+
+
+def ask(uri: str) -> None:
+    """Wait PROBE_SECONDS for a store's answer: name look-ups and MLflow's retries know no common limit.
+
+    Raises TimeoutError, or what MLflow raises.
+    """
+    failures: list[Exception] = []
+
+    def search() -> None:
+        try:
+            mlflow.MlflowClient(uri).search_experiments(max_results=1)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=search, daemon=True)
+    thread.start()
+    thread.join(PROBE_SECONDS)
+    if thread.is_alive():
+        raise TimeoutError(f"no answer in {PROBE_SECONDS:g} s")
+    if failures:
+        raise failures[0]
 
 
 def _is_server(uri: str) -> bool:
@@ -363,62 +357,3 @@ def _conflicts(run: Run, params: Mapping[str, Any]) -> list[str]:
 
 def _text(value: object) -> str:
     return str(value)[:5000]  # MLflow's limit is 6,000
-
-
-def say(line: str) -> None:
-    """Print a line about tracking."""
-    print(f"tracking: {line}", flush=True)
-
-
-class Forgiving:
-    """A block whose failure is said and forgiven; `ok` tells how it ended.
-
-    Any Exception is: a store may sit behind a database, a server, a cloud's own library, each with its own
-    errors, and none of them may cost a finished training. Interrupts and our own broken invariants pass.
-    """
-
-    def __init__(self, complaint: str) -> None:
-        self.complaint = complaint
-        self.ok = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        self.ok = error is None
-        if error is None or not isinstance(error, Exception) or isinstance(error, AssertionError):
-            return False
-        say(f"{self.complaint} ({type(error).__name__}: {first_line(error)}); files are written all the same")
-        return True
-
-
-def within(seconds: float, action: Callable[[], object]) -> None:
-    """Run an action and wait for it no longer than this: name look-ups and retries know no common limit.
-
-    Raises TimeoutError, or what the action raised.
-    """
-    outcome: list[Exception | None] = []
-
-    def run() -> None:
-        try:
-            action()
-        except Exception as error:
-            outcome.append(error)
-        else:
-            outcome.append(None)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if not outcome:
-        raise TimeoutError(f"no answer in {seconds:g} s")
-    if outcome[0]:
-        raise outcome[0]
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's text, without passwords."""
-    lines = str(error).strip().splitlines()
-    return _PASSWORD.sub("://", lines[0])[:300] if lines else "no message"

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from vadclip.config import DatasetParams, Params, TrackingParams, flatten
+from vadclip.config import PARAMS_FILE, DatasetParams, Params, TrackingParams, flatten
 from vadclip.files import write_text_atomic
 from vadclip.manifest import SPLITS, Manifest, Video
 
@@ -74,13 +74,11 @@ def model_name(params: DatasetParams) -> str:
     return f"vadclip-{dataset_name(params)}"
 
 
-def committed_params(path: Path = Path("params.yaml")) -> dict[str, Any] | None:
+def committed_params() -> dict[str, Any] | None:
     """Return the leaves of params.yaml as git's HEAD holds it; None without git or such a file."""
-    command = ["git", "show", f"HEAD:./{path}"]
     try:
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        content = yaml.safe_load(text)
-    except (OSError, subprocess.CalledProcessError, yaml.YAMLError):
+        content = yaml.safe_load(_git("show", f"HEAD:./{PARAMS_FILE}") or "")
+    except yaml.YAMLError:
         return None
     return flatten(content) if isinstance(content, dict) else None
 
@@ -208,7 +206,7 @@ def describe_run(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
     return "\n".join(lines)
 
 
-def lineage_tags(features: str = "features") -> dict[str, str]:
+def lineage_tags() -> dict[str, str]:
     """Return `git_commit`, `git_dirty` and `data_version` of the working folder, as far as there is any.
 
     Dirty means changed tracked files, dvc.lock left out: it always changes while a pipeline runs. The data
@@ -218,7 +216,7 @@ def lineage_tags(features: str = "features") -> dict[str, str]:
     if commit := _git("rev-parse", "HEAD"):
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)dvc.lock")
         tags |= {"git_commit": commit, "git_dirty": str(bool(changed)).lower()}
-    if version := _locked_hash(Path("dvc.lock"), features):
+    if version := _locked_features(Path("dvc.lock")):
         tags["data_version"] = version
     return tags
 
@@ -231,13 +229,10 @@ def _git(*arguments: str) -> str | None:
     return run.stdout.strip()
 
 
-def _locked_hash(lock: Path, out: str) -> str | None:
+def _locked_features(lock: Path) -> str | None:
     try:
         stages = yaml.safe_load(lock.read_text(encoding="utf-8"))["stages"]
     except (OSError, yaml.YAMLError, KeyError, TypeError):
         return None
-    for stage in stages.values():
-        for entry in stage.get("outs", []):
-            if entry.get("path") == out:
-                return str(entry["md5"]) if "md5" in entry else None
-    return None
+    outs = [out for stage in stages.values() for out in stage.get("outs", [])]
+    return next((out.get("md5") for out in outs if out.get("path") == "features"), None)

@@ -10,16 +10,9 @@ from mlflow.entities import Run
 from mlflow.models import Model
 
 from vadclip.errors import InputError
-from vadclip.tracking.mlflow_store import (
-    MODEL_VERSION,
-    PROBE_SECONDS,
-    VIEW,
-    first_line,
-    say,
-    shown_store,
-    store_uri,
-    within,
-)
+from vadclip.remote import shown
+from vadclip.tracking.attempts import first_line, say
+from vadclip.tracking.mlflow_store import MODEL_VERSION, VIEW, ask, store_uri
 from vadclip.tracking.naming import VALIDATION
 
 SCHEME = "models:/"
@@ -39,8 +32,8 @@ def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
         logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
         data = Model.load(str(logged)).flavors.get("python_function", {}).get("data", "")
     except Exception as error:  # each store behind MLflow has errors of its own
-        shown = f"{shown_store(store)} does not give that model ({first_line(error)})"
-        raise InputError(f"{address}: {shown}") from None
+        fault = f"{shown(store)} does not give that model ({first_line(error)})"
+        raise InputError(f"{address}: {fault}") from None
     found: Path | None = next((path.parent for path in (logged / data).rglob("model.json")), None)
     if found is None:
         raise InputError(f"{address}: that model was not logged by this program")
@@ -50,9 +43,8 @@ def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
 def fetch_scores(name: str, folder: Path, files: Sequence[str], uri: str | None = None) -> str:
     """Copy a run's `files` into `folder` and return its name there.
 
-    `name` is its id, or `models:/...` of the model that it logged.
-
-    Raises InputError if the store does not know it, does not answer, or the run lacks a file.
+    `name` is its id, or `models:/...` of the model that it logged. Raises InputError if the store does not
+    know it or does not answer, or the run lacks a file.
     """
     store = store_uri(uri)
     client = mlflow.MlflowClient(store)
@@ -64,8 +56,8 @@ def fetch_scores(name: str, folder: Path, files: Sequence[str], uri: str | None 
             for file in files:
                 client.download_artifacts(run_id, file, str(folder))
     except Exception as error:  # as above
-        shown = f"{shown_store(store)} does not give its scores ({first_line(error)})"
-        raise InputError(f"{name}: {shown}") from None
+        fault = f"{shown(store)} does not give its scores ({first_line(error)})"
+        raise InputError(f"{name}: {fault}") from None
     if missing:
         raise InputError(
             f"{name}: its run keeps no {' and no '.join(sorted(missing))}; evaluate its model again"
@@ -79,12 +71,12 @@ def store_fault(uri: str | None = None) -> tuple[str, str | None]:
     if store.startswith("sqlite:///"):  # asking MLflow would make the file, which takes seconds
         path = Path(store.removeprefix("sqlite:///"))
         there = path if path.exists() else path.parent
-        return shown_store(store), None if os.access(there, os.W_OK) else f"{there} cannot be written"
+        return shown(store), None if os.access(there, os.W_OK) else f"{there} cannot be written"
     try:
-        within(PROBE_SECONDS, lambda: mlflow.MlflowClient(store).search_experiments(max_results=1))
+        ask(store)
     except Exception as error:  # as above
-        return shown_store(store), first_line(error)
-    return shown_store(store), None
+        return shown(store), first_line(error)
+    return shown(store), None
 
 
 def _run_of(client: mlflow.MlflowClient, address: str) -> str:

@@ -13,14 +13,15 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec
+
+from mlflow.entities import Metric
 
 from vadclip.config import Params, TrackingParams
-from vadclip.errors import InputError
 from vadclip.manifest import Manifest
-from vadclip.tracking.mlflow_store import Forgiving, LoggedRecord, Store, open_store, say
+from vadclip.tracking.attempts import forgiven, say
+from vadclip.tracking.mlflow_store import Store, open_store
 from vadclip.tracking.naming import RunIdentity, training_facts
 from vadclip.tracking.registry import crown
 from vadclip.train.history import EPOCHS_FILE, STEPS_FILE, EpochRecord, StepRecord
@@ -34,6 +35,7 @@ FLUSH_SECONDS = 10.0
 RETRY_SECONDS = 60.0
 RECORDS_PER_BATCH = 100  # a record has up to seven numbers; MLflow takes 1,000 of them at once
 STEP_METRICS = ("loss", "gradient_norm", "learning_rate")  # beside the loss terms that the model has
+P = ParamSpec("P")
 
 
 @contextmanager
@@ -46,23 +48,22 @@ def training_run(
     identity_file: Path,
     registered: str = "",
     splits: Mapping[str, tuple[str, int]] | None = None,
+    store: Store | None = None,
 ) -> Iterator["TrainingRun"]:
     """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
 
     `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
     any moment leaves one run. Where that run has other params, it is left alone and a new one begins. The
     model is registered under `registered`, if that is given; `splits` are digest and number of videos of
-    each.
+    each. `store` is one that is open already.
     """
     identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking, registered)
     identity.write(identity_file)
     run = TrainingRun(identity, None)
-    if store := open_store(tracking):
-        with Forgiving("no run was opened"):
-            identity, last_step, last_epoch = store.begin(
-                identity, name, params, tags, tracking, identity_file
-            )
-            run = TrainingRun(identity, store, last_step=last_step, last_epoch=last_epoch)
+    if store := store or open_store(tracking):
+        with forgiven("no run was opened"):
+            identity, last = store.begin(identity, name, params, tags, tracking, identity_file)
+            run = TrainingRun(identity, store, last)
             store.log_splits(identity, splits or {})
     try:
         yield run
@@ -85,7 +86,7 @@ def add_to_run(
     tracking: TrackingParams,
     description: str = "",
     criterion: str | None = None,
-    training: Callable[[], None] | None = None,
+    training: Callable[[Store], None] | None = None,
 ) -> None:
     """Add a later stage's params, numbers and files to the run of the model that `run_file` (run.json) names.
 
@@ -100,10 +101,10 @@ def add_to_run(
     if identity is None:
         say(f"{run_file} is missing: nothing was logged")
     elif store := open_store(tracking):
-        with Forgiving(f"logging {stage} to {identity.name} failed"):
+        with forgiven(f"logging {stage} to {identity.name} failed"):
             if training is not None and store.lacks_model(identity):
-                with Forgiving("telling the training failed"):  # its figures are logged all the same
-                    training()
+                with forgiven("telling the training failed"):  # the stage's own figures follow all the same
+                    training(store)
             run_id = store.add(identity, params, metrics, artifacts, stage)
             if description:
                 store.describe(run_id, description)
@@ -111,7 +112,9 @@ def add_to_run(
                 crown(store.client, run_id, identity.registered, criterion)
 
 
-def log_past_training(model_folder: Path, manifest_file: Path, manifest: Manifest, params: Params) -> None:
+def log_past_training(
+    model_folder: Path, manifest_file: Path, manifest: Manifest, params: Params, store: Store
+) -> None:
     """Tell the store, from the files of a training, what the training could not tell it.
 
     That is all but the times and the machine's load. Raises InputError if the files are not whole, or params
@@ -124,14 +127,12 @@ def log_past_training(model_folder: Path, manifest_file: Path, manifest: Manifes
 
     say("the store has not got this training: it is told now")
     clip = load_clip(params.clip, device="cpu")
-    model, info = load_model(model_folder, clip.text, "cpu")
-    if info.clip.fingerprint != clip.fingerprint:
-        raise InputError(f"{model_folder} was trained with another CLIP than params.yaml names")
+    model, info = load_model(model_folder, clip, "cpu")
     facts = training_facts(params, manifest, info.feature_fingerprint, test_selected=info.test_selected)
     with tempfile.TemporaryDirectory() as folder:
         run_file = Path(folder) / "run.json"  # the model folder is DVC's: it stays as train wrote it
         shutil.copyfile(model_folder / "run.json", run_file)
-        with training_run(**facts, identity_file=run_file) as run:
+        with training_run(**facts, identity_file=run_file, store=store) as run:
             run.curves(model_folder)
             run.model(model_folder, class_texts(model, "fp32"), params.clip)
             epoch = {} if info.epoch is None else {"train/selected_epoch": info.epoch}
@@ -142,66 +143,52 @@ def log_past_training(model_folder: Path, manifest_file: Path, manifest: Manifes
 class TrainingRun:
     """A training's run, as history.TrainLogger and for what comes at its end; silent without a store.
 
-    Up to `last_step` and `last_epoch` the run has what it is told; both are 0 if it is new.
+    `last` are the last step ("train") and the last epoch ("epoch") that the run has; they are told again.
     """
 
     def __init__(
-        self, identity: RunIdentity, store: Store | None, *, last_step: int = 0, last_epoch: int = 0
+        self, identity: RunIdentity, store: Store | None, last: Mapping[str, int] | None = None
     ) -> None:
         self.identity = identity
         self._store = store
-        self._last_step, self._last_epoch = last_step, last_epoch
-        self._waiting: list[LoggedRecord] = []
+        self._last = last or {"train": 0, "epoch": 0}
+        self._waiting: list[list[Metric]] = []
         self._next_flush = time.monotonic() + FLUSH_SECONDS
-        self._begun = last_epoch > 0  # whether an epoch has ended; before that, nothing leaves
+        self._begun = self._last["epoch"] > 0  # whether an epoch has ended; before that, nothing leaves
 
     def step(self, record: StepRecord) -> None:
         """Log an update under its step, unless the run has it."""
-        if record.step > self._last_step:
-            numbers = {name: getattr(record, name) for name in STEP_METRICS} | record.terms()
-            numbers = {f"train/{name}": value for name, value in numbers.items()}
-            self._wait(LoggedRecord(numbers, record.step, record.time_ms))
+        numbers = {name: getattr(record, name) for name in STEP_METRICS} | record.terms()
+        self._log("train", record.step, numbers, record.time_ms)
 
     def epoch(self, record: EpochRecord) -> None:
         """Log an epoch's figures under its number, unless the run has them."""
-        if record.epoch > self._last_epoch:
-            numbers = {f"epoch/{name}": value for name, value in record.flat().items()}
-            # The first metric of a run is what MLflow's page of a comparison opens with.
-            self._wait(LoggedRecord(numbers, record.epoch, record.time_ms), first=not self._begun)
+        # The first metric of a run is what MLflow's page of a comparison opens with.
+        self._log("epoch", record.epoch, record.flat(), record.time_ms, first=not self._begun)
         self._begun = True
 
     def curves(self, model_folder: Path) -> None:
-        """Log what steps.csv and epochs.json in `model_folder` hold and the run has not."""
+        """Log what epochs.json and, after it, steps.csv in `model_folder` hold and the run has not."""
         now = time.time_ns() // 1_000_000
+        for figures in json.loads((model_folder / EPOCHS_FILE).read_text(encoding="utf-8")):
+            self._log("epoch", figures.pop("epoch"), figures, now)
         with (model_folder / STEPS_FILE).open(newline="", encoding="utf-8") as opened:
             for row in csv.DictReader(opened):
-                step = int(row.pop("step"))
-                numbers = {f"train/{name}": float(text) for name, text in row.items() if text}
-                del numbers["train/epoch"]
-                if step > self._last_step:
-                    self._wait(LoggedRecord(numbers, step, now))
-        for figures in json.loads((model_folder / EPOCHS_FILE).read_text(encoding="utf-8")):
-            epoch = figures.pop("epoch")
-            if epoch > self._last_epoch:
-                numbers = {f"epoch/{name}": value for name, value in figures.items()}
-                self._wait(LoggedRecord(numbers, epoch, now))
+                step, _ = int(row.pop("step")), row.pop("epoch")
+                self._log("train", step, {name: float(text) for name, text in row.items() if text}, now)
 
     def metrics(self, metrics: Mapping[str, float]) -> None:
         """Log single numbers, after what waits."""
         self._flush()
-        self._mirror(lambda store, run_id: store.log_metrics(run_id, metrics))
+        self._mirror(Store.log_metrics, metrics)
 
     def artifacts(self, paths: Sequence[Path]) -> None:
         """Log files, and folders under their own name; what does not exist is left out."""
-        self._mirror(lambda store, run_id: store.log_artifacts(run_id, paths))
+        self._mirror(Store.log_artifacts, paths)
 
     def model(self, model_folder: Path, text_KD: "Tensor | None", clip: "ClipParams") -> None:
         """Log the model, with the text features of its K classes and its CLIP, to be served; once per run."""
-        self._mirror(
-            lambda store, run_id: store.log_model(
-                run_id, model_folder, text_KD, clip, self.identity.registered
-            )
-        )
+        self._mirror(Store.log_model, model_folder, text_KD, clip, self.identity.registered)
 
     def end(self, status: str) -> None:
         """Send what waits and close the run."""
@@ -210,31 +197,33 @@ class TrainingRun:
             say(f"{len(self._waiting)} records of {self.identity.name} could not be logged")
         self._mirror(lambda store, run_id: store.end(status))
 
-    def _wait(self, record: LoggedRecord, *, first: bool = False) -> None:
-        if self._store is not None:
-            self._waiting.insert(0 if first else len(self._waiting), record)
-            if self._begun and time.monotonic() >= self._next_flush:
-                self._flush()
-                self._mirror(lambda store, run_id: store.watch(run_id))
+    def _log(
+        self, kind: str, number: int, numbers: Mapping[str, float], time_ms: int, *, first: bool = False
+    ) -> None:
+        if self._store is None or number <= self._last[kind]:
+            return
+        record = [Metric(f"{kind}/{name}", value, time_ms, number) for name, value in numbers.items()]
+        self._waiting.insert(0 if first else len(self._waiting), record)
+        if self._begun and time.monotonic() >= self._next_flush:
+            self._flush()
+            self._mirror(Store.watch)
 
     def _flush(self) -> None:
         self._next_flush = time.monotonic() + FLUSH_SECONDS
         while self._waiting:
             # Whole records in their order, so that the highest step in the store tells what is missing there.
             part = self._waiting[:RECORDS_PER_BATCH]
-            if not self._mirror(partial(_send, part)):
+            if not self._mirror(Store.log_records, part):
                 self._next_flush = time.monotonic() + RETRY_SECONDS
                 return
             del self._waiting[: len(part)]
 
-    def _mirror(self, action: Callable[[Store, str], None]) -> bool:
-        store, run_id = self._store, self.identity.run_id
-        if store is None or run_id is None:
-            return False
-        with Forgiving(f"logging to {self.identity.name} failed") as attempt:
-            action(store, run_id)
-        return attempt.ok
-
-
-def _send(records: Sequence[LoggedRecord], store: Store, run_id: str) -> None:
-    store.log_records(run_id, records)
+    def _mirror(
+        self, action: Callable[Concatenate[Store, str, P], None], *args: P.args, **named: P.kwargs
+    ) -> bool:
+        """Do what the store can with a run; return whether it worked."""
+        if self._store is not None and self.identity.run_id is not None:
+            with forgiven(f"logging to {self.identity.name} failed"):
+                action(self._store, self.identity.run_id, *args, **named)
+                return True
+        return False
