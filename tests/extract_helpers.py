@@ -32,18 +32,17 @@ def tiny_clip(folder: Path, image_size: int = 32, seed: int = 0) -> ClipParams:
 class LocalRunner:
     """Runs units one after the other with the real worker; a real machine's faults end the test."""
 
-    def __init__(self, clip: ClipParams, provenance: Provenance, decoder: str = "decord") -> None:
-        self.clip, self.provenance, self.decoder = clip, provenance, decoder
+    def __init__(self, clip: ClipParams, provenance: Provenance, **settings: object) -> None:
+        self.clip, self.provenance = clip, provenance
+        cpus = torch.get_num_threads()
+        self.execution = execution_params(cpus_per_actor=cpus, encoder_batch=BATCH, **settings)
         self.units: list[Unit] = []
         self.beats: list[float] = []
 
     def __call__(
         self, units: Sequence[Unit], **callbacks: object
     ) -> Generator[Outcome[Unit, Extracted], None, None]:
-        execution = execution_params(
-            cpus_per_actor=torch.get_num_threads(), decoder=self.decoder, encoder_batch=BATCH
-        )
-        worker = ExtractWorker(self.clip, execution, self.provenance, {})
+        worker = ExtractWorker(self.clip, self.execution, self.provenance, {})
         for unit in units:
             self.units.append(unit)
             yield Outcome(unit, worker.run(unit, self.beats.append), None)
@@ -67,13 +66,13 @@ def extract_here(
     clip: ClipParams,
     params: ExtractParams,
     *,
-    decoder: str = "decord",
     unit_images: int = 100,
+    **settings: object,
 ) -> tuple[Filled, LocalRunner]:
-    """Fill `folder`/features from the videos under `root`."""
+    """Fill `folder`/features from the videos under `root`; `settings` are of params.execution."""
     identity = identify_clip(clip, folder / ".cache")
     provenance = Provenance.encoded(identity, clip.precision, params.frames_per_snippet)
-    runner = LocalRunner(clip, provenance, decoder)
+    runner = LocalRunner(clip, provenance, **settings)
     store = FeatureStore(folder / "features", folder / ".cache", provenance, print)
     filled = fill_store(store, manifest.videos, str(root), params, unit_images=unit_images, run_units=runner)
     return filled, runner

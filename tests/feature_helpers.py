@@ -10,6 +10,7 @@ from vadclip.config import ExtractParams
 from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.fill import fill_store
+from vadclip.extract.merge import SHARD_LIMITS, ShardLimits
 from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
@@ -110,11 +111,12 @@ def fill(
     unit_images: int = 50,
     provenance: Provenance = PROVENANCE,
     tell: Callable[[str], None] = print,
+    shard_limits: ShardLimits = SHARD_LIMITS,
 ) -> Filled:
     """One run of the extract stage in `folder`/features, with a runner in the workers' place."""
     features, cache = folder / "features", folder / ".cache"
     with lock(features):
-        store = FeatureStore(features, cache, provenance, tell)
+        store = FeatureStore(features, cache, provenance, tell, shard_limits)
         return fill_store(
             store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner
         )

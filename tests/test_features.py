@@ -28,9 +28,9 @@ from feature_helpers import (
 from vadclip.errors import InputError
 from vadclip.extract import merge
 from vadclip.extract.encode import Extracted
+from vadclip.extract.merge import ShardLimits
 from vadclip.extract.store import FeatureStore, lock
 from vadclip.extract.units import Unit
-from vadclip.features import shards
 from vadclip.features.index import feature_fingerprint, read_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
@@ -137,12 +137,11 @@ def test_a_shard_with_another_layout_is_read_all_the_same(options: dict, tmp_pat
     assert not shard.intact()
 
 
-def test_blocks_over_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 300)
+def test_blocks_over_many_row_groups(tmp_path: Path) -> None:
     rows = [0, 5, 100, 0, 1, 30, 30, 0]
     blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h") for number, count in enumerate(rows)]
     arrays = [made_up_rows(block.video_id, 0, 7, 7 + block.rows) for block in blocks]
-    shard = Shard(write_shard(tmp_path, "part", PROVENANCE, blocks, arrays))
+    shard = Shard(write_shard(tmp_path, "part", PROVENANCE, blocks, arrays, row_group_bytes=300))
     assert shard.blocks == tuple(blocks)
     assert shard._metadata.num_row_groups > 2
     for number, array in enumerate(arrays):
@@ -153,16 +152,13 @@ def test_blocks_over_many_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("options", [None, {"compression": "zstd", "row_group_size": 20}])
-def test_a_long_block_is_divided_among_row_groups(
-    options: dict | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_long_block_is_divided_among_row_groups(options: dict | None, tmp_path: Path) -> None:
     """Writing a row group takes ten times its size, so that of a video of hours must not be one."""
-    monkeypatch.setattr(shards, "_LONG_BLOCK_BYTES", 30 * WIDTH * 2)
-    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 30 * WIDTH * 2)
     rows = [7, 100, 30, 5]
     blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h") for number, count in enumerate(rows)]
     arrays = [made_up_rows(block.video_id, 0, 7, 7 + block.rows) for block in blocks]
-    path = write_shard(tmp_path, "part", PROVENANCE, blocks, arrays)
+    limits = dict.fromkeys(("row_group_bytes", "long_block_bytes"), 30 * WIDTH * 2)
+    path = write_shard(tmp_path, "part", PROVENANCE, blocks, arrays, **limits)
     groups = pq.read_metadata(path)
     assert [groups.row_group(number).num_rows for number in range(groups.num_row_groups)] == [
         37, 30, 30, 40, 5,
@@ -231,31 +227,31 @@ def test_an_interrupted_run_is_gone_on_with(units_done: int, tmp_path: Path) -> 
     assert contents(tmp_path / "a" / "features") == contents(tmp_path / "b" / "features")
 
 
-def test_many_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_shards(tmp_path: Path) -> None:
     """Shards are cut at a size, between crops; a later run leaves full ones alone."""
-    monkeypatch.setattr(merge, "SHARD_BYTES", 90 * WIDTH * 2)
-    fill(tmp_path, MANIFEST, Runner())
+    limits = ShardLimits(row_bytes=90 * WIDTH * 2)
+    fill(tmp_path, MANIFEST, Runner(), shard_limits=limits)
     names = {path.name for path in (tmp_path / "features").glob("shard-*")}
     assert len(names) == 6  # one per crop of `long`, and one with what is small
     check_all_rows(tmp_path)
     grown = make_manifest([*MANIFEST.videos, make_video("a", 50)])
     runner = Runner()
-    fill(tmp_path, grown, runner)
+    fill(tmp_path, grown, runner, shard_limits=limits)
     assert [part.video_id for unit in runner.units for part in unit.slices] == ["a"]
     check_all_rows(tmp_path, grown, {**ROWS, "a": 3})
     later = {path.name for path in (tmp_path / "features").glob("shard-*")}
     assert len(names & later) == 5
 
 
-def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path: Path) -> None:
     """Very short videos: what lists them must not grow beyond bounds, and what is full stays as it is."""
-    monkeypatch.setattr(merge, "SHARD_BLOCKS", 4)
     videos = [make_video(f"v{number:02d}", 16 + number, "test") for number in range(10)]
-    fill(tmp_path, make_manifest(videos), Runner())
+    limits = ShardLimits(blocks=4)
+    fill(tmp_path, make_manifest(videos), Runner(), shard_limits=limits)
     shards = {path.name: Shard(path) for path in (tmp_path / "features").glob("shard-*")}
     assert sorted(len(shard.blocks) for shard in shards.values()) == [2, 4, 4]
     grown = make_manifest([*videos, make_video("w", 40, "test")])
-    fill(tmp_path, grown, Runner())
+    fill(tmp_path, grown, Runner(), shard_limits=limits)
     later = {path.name for path in (tmp_path / "features").glob("shard-*")}
     assert len(later - set(shards)) == 1
     full = {name for name, shard in shards.items() if len(shard.blocks) == 4}

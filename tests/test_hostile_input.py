@@ -30,7 +30,7 @@ from vadclip.ingest.probing import probe_files
 from vadclip.ingest.processes import MEMORY_BYTES, run_supervised
 from vadclip.ingest.rows import ingest
 from vadclip.manifest import Manifest
-from vadclip.video import frame_index
+from vadclip.video.frame_index import scan
 from vadclip.video.frame_reader import FrameReader, probe
 
 # Files that are small and ask for much
@@ -208,13 +208,11 @@ def test_a_rate_that_no_camera_has_is_not_known(tmp_path: Path) -> None:
     assert (info.num_frames, info.fps) == (20, 0)
 
 
-def test_a_video_longer_than_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_video(tmp_path / "a.mp4", 20)
-    monkeypatch.setattr(frame_index, "MAX_FRAMES", 20)
-    assert probe(path).num_frames == 20
-    monkeypatch.setattr(frame_index, "MAX_FRAMES", 19)
+def test_a_video_longer_than_any(tmp_path: Path) -> None:
+    path = str(write_video(tmp_path / "a.mp4", 20))
+    assert scan(path, max_frames=20).num_frames == 20
     with pytest.raises(VideoError, match="it has more than 19 frames: cut it into parts"):
-        probe(path)
+        scan(path, max_frames=19)
 
 
 # Files that name other files and addresses

@@ -20,8 +20,6 @@ import vadclip.ingest.probing
 from vadclip.config import IngestParams, load_params
 from vadclip.datasets.official_lists import _list_files
 from vadclip.errors import InputError
-from vadclip.extract import worker
-from vadclip.extract.video_cache import default_cache
 from vadclip.features.index import read_index
 from vadclip.features.reader import FeatureReader
 from vadclip.ingest.processes import run_supervised
@@ -148,17 +146,11 @@ def test_an_object_that_changed_after_ingest_is_no_lasting_fault(
 
 
 def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
-    bucket: str,
-    corpus: Path,
-    manifest: Manifest,
-    tmp_path: Path,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, cache: Path
 ) -> None:
-    monkeypatch.setattr(worker, "default_cache", lambda limit: default_cache(10))
     upload(corpus, f"{bucket}/set")
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
-    extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5)
+    extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5, video_cache_gib=1e-8)
     assert [row.rows for row in index_rows(tmp_path) if row.status == "ok"] == [4, 12, 2]
     assert len(list(cache.glob("*.video"))) == 1  # the one that was read last
 

@@ -134,9 +134,8 @@ def store(tmp_path_factory) -> PictureStore:
     return PictureStore(folder)
 
 
-def test_a_mirrored_and_shifted_picture_keeps_its_boxes_on_its_things(store, monkeypatch):
-    monkeypatch.setattr(train, "BATCH", 12)
-    batches = train.Batches(store, 0)
+def test_a_mirrored_and_shifted_picture_keeps_its_boxes_on_its_things(store):
+    batches = train.Batches(store, 0, batch=12)
     images, _, cells, _, _ = batches.next()
     assert (store.filled, images.shape, cells.shape) == (20, (12, 3, 96, 96), (12, len(NAMES), 6, 6))
     # A box over the right half of a stored picture lies on the left half of its mirror image.
@@ -149,14 +148,12 @@ def test_a_mirrored_and_shifted_picture_keeps_its_boxes_on_its_things(store, mon
     assert not there[:, 3:].any()
 
 
-def test_training_repeats_and_what_is_stored_is_what_was_trained(store, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "BATCH", 8)
-
+def test_training_repeats_and_what_is_stored_is_what_was_trained(store, tmp_path):
     def learn() -> train.Learner:
         torch.manual_seed(1)
         learner, batches, rng = (
             train.Learner(train.CompactTokens()),
-            train.Batches(store, 1),
+            train.Batches(store, 1, batch=8),
             random.Random(1),
         )
         for _ in range(2):

@@ -68,10 +68,11 @@ def _tell(run, steps, epochs=()):
         run.epoch(record)
 
 
-def _open(tracking, folder, name="toy-lr0.001", params=PARAMS, **tags):
+def _open(tracking, folder, params=PARAMS, tags=None, **times):
     return training_run(
-        name=name, params=params, tags=tags, tracking=tracking, identity_file=folder / "run.json"
-    )
+        name="toy-lr0.001", params=params, tags=tags or {}, tracking=tracking,
+        identity_file=folder / "run.json", **times,
+    )  # fmt: skip
 
 
 def _client(root):
@@ -101,7 +102,7 @@ def _add(folder, tracking, stage="score", params=None, metrics=None, artifacts=(
 
 
 def test_one_run_over_train_score_and_evaluate(root, tracking, tmp_path, capsys):
-    with _open(tracking, tmp_path, device="cpu") as run:
+    with _open(tracking, tmp_path, tags={"device": "cpu"}) as run:
         _tell(run, _steps(1, 10), [_epoch(1), _epoch(2)])
         run.metrics({"extract_seconds": 3.5})
         (tmp_path / "steps.csv").write_text("step\n1\n")
@@ -170,13 +171,11 @@ def test_kill_minus_9_leaves_one_run_without_gaps(root, tracking, tmp_path):
     """The process dies with records unsent; its run goes on here and gets them."""
     script = f"""
         import os, pathlib, signal
-        import vadclip.tracking.runs
         from vadclip.config import TrackingParams
         from vadclip.train.history import EpochRecord, StepRecord, ValidationFigures
         from vadclip.tracking.runs import training_run
-        vadclip.tracking.runs.FLUSH_SECONDS = 0.0
         tracking = TrackingParams(experiment={tracking.experiment!r}, uri=None, run_name=None)
-        with training_run(name="x", params={PARAMS}, tags={{}}, tracking=tracking,
+        with training_run(name="x", params={PARAMS}, tags={{}}, tracking=tracking, flush_seconds=0.0,
                           identity_file=pathlib.Path({str(tmp_path / "run.json")!r})) as run:
             figures = ValidationFigures(0.5, 0.4, 1.0)
             run.epoch(EpochRecord(1, 0, 0.5, 1e-3, 2.0, 50.0, True, figures, 1))  # from now on, records leave
@@ -422,9 +421,7 @@ def test_the_environment_beats_the_params_and_a_bad_store_is_said(tracking, tmp_
 
 
 def test_what_could_not_be_sent_is_sent_later(root, tracking, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("vadclip.tracking.runs.FLUSH_SECONDS", 0.0)
-    monkeypatch.setattr("vadclip.tracking.runs.RETRY_SECONDS", 0.0)
-    with _open(tracking, tmp_path) as run:
+    with _open(tracking, tmp_path, flush_seconds=0.0, retry_seconds=0.0) as run:
         _tell(run, [], [_epoch(1)])
         with monkeypatch.context() as broken:
             broken.setattr(mlflow.MlflowClient, "log_batch", _raise_os_error)
@@ -519,9 +516,8 @@ def test_a_training_and_its_served_model(root, tracking, tmp_path):
 
 def test_the_load_is_recorded_after_the_first_figures(root, tracking, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    monkeypatch.setattr("vadclip.tracking.runs.FLUSH_SECONDS", 0.0)
     for last in (1, 2):  # the second goes on where the first stopped
-        with _open(tracking, tmp_path) as run:
+        with _open(tracking, tmp_path, flush_seconds=0.0) as run:
             for number in range(1, last + 1):
                 _tell(run, _steps(5 * number - 4, 5 * number), [_epoch(number)])
             time.sleep(0.7)

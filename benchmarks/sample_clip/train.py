@@ -121,8 +121,8 @@ class Learner(nn.Module):
 class Batches:
     """Random batches of what the store holds by now."""
 
-    def __init__(self, store: PictureStore, seed: int) -> None:
-        self._store = store
+    def __init__(self, store: PictureStore, seed: int, batch: int = BATCH) -> None:
+        self._store, self._batch = store, batch
         self._rng = np.random.default_rng(seed)
         self._chance = random.Random(seed)
         self._in_cells_K = np.array([name not in NOT_IN_CELLS for name in NAMES])
@@ -130,9 +130,9 @@ class Batches:
     def next(self) -> tuple[Tensor, Tensor, Tensor, list[Caption], Tensor]:
         """Return images_BSS3, states of tags [B, K], of cells [B, K, G, G], captions, their states [B, N]."""
         store, rng = self._store, self._rng
-        chosen = np.sort(rng.choice(store.filled, BATCH, replace=False))
-        x0, y0 = rng.integers(0, SIDE - TOWER + 1, (2, BATCH))
-        mirrored = rng.random(BATCH) < 0.5
+        chosen = np.sort(rng.choice(store.filled, self._batch, replace=False))
+        x0, y0 = rng.integers(0, SIDE - TOWER + 1, (2, self._batch))
+        mirrored = rng.random(self._batch) < 0.5
         pixels = np.stack([
             store.pixels[i, y : y + TOWER, x : x + TOWER][:, :: -1 if flip else 1]
             for i, x, y, flip in zip(chosen, x0, y0, mirrored, strict=True)
@@ -163,7 +163,7 @@ class Batches:
         part_BTGG = down[..., :, None] * across[..., None, :]
         whole_BT = ((boxes_BT4[..., 2:] - boxes_BT4[..., :2]) * CELLS).clip(0).prod(-1)
         hit_BTGG = part_BTGG > np.minimum(0.3, 0.4 * whole_BT)[..., None, None]
-        state = np.zeros((BATCH, CELLS, CELLS, len(NAMES)), np.int8)
+        state = np.zeros((self._batch, CELLS, CELLS, len(NAMES)), np.int8)
         state[..., ~self._in_cells_K] = UNKNOWN
         for value in (UNKNOWN, 1):
             b, t, g, h = np.nonzero(hit_BTGG & (shown == (value == 1))[..., None, None])

@@ -8,6 +8,7 @@ memory.
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,9 +20,6 @@ from vadclip.extract.ledger import Ledger, ShardSize
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard, write_shard
 
-SHARD_BYTES = 128 * 2**20
-SHARD_BLOCKS = 4096
-"""A shard is cut where it reaches either: the list of its blocks, which is held while it is written, too."""
 _THREADS = 2
 _OPEN_SHARDS = 4
 
@@ -29,7 +27,23 @@ Run = list[Placed]
 """Adjacent blocks of one crop of a video, which become one block."""
 
 
-def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance) -> None:
+@dataclass(frozen=True)
+class ShardLimits:
+    """A shard is cut where it reaches either of them."""
+
+    row_bytes: int = 128 * 2**20
+    blocks: int = 4096
+    """Their list is held while the shard is written."""
+
+    def far_below(self, size: ShardSize) -> bool:
+        """Whether a shard is so small that it is merged with others."""
+        return size.row_bytes < self.row_bytes // 2 and size.blocks < self.blocks // 2
+
+
+SHARD_LIMITS = ShardLimits()
+
+
+def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance, limits: ShardLimits) -> None:
     """Rewrite what holds blocks that are not kept, and unmerged or small shards, if there are any.
 
     Raises OSError if the disk is full or read-only.
@@ -41,11 +55,11 @@ def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance) -> None:
         if kept[name] > 0 and (name.startswith("part-") or kept[name] < size.blocks)
     }
     if rewrite:
-        rewrite |= {name for name, size in ledger.shards.items() if kept[name] > 0 and _small(size)}
+        rewrite |= {name for name, size in ledger.shards.items() if kept[name] > 0 and limits.far_below(size)}
     gone = {name for name, count in kept.items() if count == 0} | rewrite
     if not gone:
         return
-    written = [path.name for path in _write_merged(ledger, rewrite, folder, provenance)]
+    written = [path.name for path in _write_merged(ledger, rewrite, folder, provenance, limits)]
     for name in sorted(gone - set(written)):
         (folder / name).unlink()
     ledger.drop(gone)
@@ -53,15 +67,13 @@ def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance) -> None:
         ledger.add(Shard(folder / name))
 
 
-def _small(size: ShardSize) -> bool:
-    return size.row_bytes < SHARD_BYTES // 2 and size.blocks < SHARD_BLOCKS // 2
-
-
-def _write_merged(ledger: Ledger, rewrite: set[str], folder: Path, provenance: Provenance) -> Iterator[Path]:
+def _write_merged(
+    ledger: Ledger, rewrite: set[str], folder: Path, provenance: Provenance, limits: ShardLimits
+) -> Iterator[Path]:
     """Write the kept blocks of some shards into new ones; yield each as it is there."""
     waiting: deque[Future[Path]] = deque()
     with ThreadPoolExecutor(_THREADS) as pool:  # pyarrow encodes without the GIL
-        for runs in _cut(_join(ledger.kept_blocks(rewrite)), provenance.embed_dim):
+        for runs in _cut(_join(ledger.kept_blocks(rewrite)), provenance.embed_dim, limits):
             if len(waiting) == _THREADS:
                 yield waiting.popleft().result()
             waiting.append(pool.submit(_write, runs, folder, provenance))
@@ -85,12 +97,12 @@ def _adjoins(one: Block, other: Block) -> bool:
     return same and one.crop == other.crop and one.stop == other.start
 
 
-def _cut(runs: Iterable[Run], width: int) -> Iterator[list[Run]]:
+def _cut(runs: Iterable[Run], width: int, limits: ShardLimits) -> Iterator[list[Run]]:
     """Gather runs until they make a shard."""
     gathered: list[Run] = []
     size = 0
     for run in runs:
-        if size >= SHARD_BYTES or len(gathered) >= SHARD_BLOCKS:
+        if size >= limits.row_bytes or len(gathered) >= limits.blocks:
             yield gathered
             gathered, size = [], 0
         gathered.append(run)

@@ -22,7 +22,7 @@ from vadclip.errors import InputError
 from vadclip.extract.coverage import Coverage, Gap, Placed
 from vadclip.extract.failures import Failure, Failures
 from vadclip.extract.ledger import Ledger
-from vadclip.extract.merge import merge_shards
+from vadclip.extract.merge import SHARD_LIMITS, ShardLimits, merge_shards
 from vadclip.features.index import IndexRow, refuse_bucket_store, write_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.shards import Block, Shard, write_shard
@@ -57,10 +57,11 @@ class FeatureStore:
         cache: Path,
         provenance: Provenance,
         tell: Callable[[str], None] = lambda line: None,
+        shard_limits: ShardLimits = SHARD_LIMITS,
     ) -> None:
         refuse_bucket_store(folder)
         self.folder, self.provenance = folder, provenance
-        self._cache, self._tell = cache, tell
+        self._cache, self._tell, self._shard_limits = cache, tell, shard_limits
         self._ledger = Ledger()
         folder.mkdir(parents=True, exist_ok=True)
         for unfinished in folder.glob(".*.tmp*"):
@@ -147,7 +148,7 @@ class FeatureStore:
                 yield row
 
         with self._disk_faults():
-            merge_shards(self._ledger, self.folder, self.provenance)
+            merge_shards(self._ledger, self.folder, self.provenance, self._shard_limits)
             write_index(self.folder, rows(), self.provenance)
             self._failures.settle(failed)
 

@@ -33,8 +33,8 @@ from vadclip.features.provenance import Provenance
 from vadclip.files import sha256_file
 
 _PROVENANCE_KEY, _BLOCKS_KEY = b"vadclip.provenance", b"vadclip.blocks"
-_ROW_GROUP_BYTES = 2 * 2**20  # of embeddings; writing a group takes ten times that
-_LONG_BLOCK_BYTES = 16 * 2**20  # a longer block is divided among groups
+ROW_GROUP_BYTES = 2 * 2**20  # of embeddings; writing a group takes ten times that
+LONG_BLOCK_BYTES = 16 * 2**20  # a longer block is divided among groups
 HASH_DIGITS = 16
 _DECODED_GROUPS = 4
 
@@ -86,10 +86,14 @@ def write_shard(
     provenance: Provenance,
     blocks: Sequence[Block],
     arrays: Iterable[NDArray[np.float16]],
+    *,
+    row_group_bytes: int = ROW_GROUP_BYTES,
+    long_block_bytes: int = LONG_BLOCK_BYTES,
 ) -> Path:
     """Write `<folder>/<prefix>-<hash>.parquet` with one array [rows, D] per block; return its path.
 
     Arrays are taken one by one, so that the caller need not hold them all. Equal content gives equal bytes.
+    A row group ends once it has `row_group_bytes`; a block over `long_block_bytes` is divided among groups.
     """
     width = provenance.embed_dim
     described = schema(width).with_metadata(
@@ -107,7 +111,8 @@ def write_shard(
     temporary = folder / f".{prefix}.{uuid.uuid4().hex}.tmp"
     try:
         with pq.ParquetWriter(temporary, described, **options) as writer:
-            for group in _row_groups(blocks, arrays, width):
+            longest = max(1, long_block_bytes // (2 * width))
+            for group in _row_groups(blocks, arrays, width, row_group_bytes, longest):
                 writer.write_batch(group, row_group_size=max(1, group.num_rows))
         with open(temporary, "rb") as written:
             os.fsync(written.fileno())
@@ -214,20 +219,20 @@ class Shard:
 
 
 def _row_groups(
-    blocks: Sequence[Block], arrays: Iterable[NDArray[np.float16]], width: int
+    blocks: Sequence[Block], arrays: Iterable[NDArray[np.float16]], width: int, group_bytes: int, longest: int
 ) -> Iterator[pa.RecordBatch]:
     """Gather blocks into row groups: whole ones, so that they can be mapped, unless they are very long."""
     gathered: list[tuple[Block, NDArray[np.float16]]] = []
-    size, most = 0, max(1, _LONG_BLOCK_BYTES // (2 * width))
+    size = 0
     for block, array_RD in zip(blocks, arrays, strict=True):
         assert array_RD.shape == (block.rows, width), (block, array_RD.shape)
         assert array_RD.dtype == np.float16
-        for start in range(0, max(1, block.rows), most):
-            rows = min(most, block.rows - start)
+        for start in range(0, max(1, block.rows), longest):
+            rows = min(longest, block.rows - start)
             part = replace(block, start=block.start + start, rows=rows)
             gathered.append((part, array_RD[start : start + rows]))
             size += 2 * width * rows
-            if size >= _ROW_GROUP_BYTES:
+            if size >= group_bytes:
                 yield _row_group(gathered, width)
                 gathered, size = [], 0
     if gathered:

@@ -73,6 +73,8 @@ def video_output(
     rows_ND: npt.NDArray[np.floating[Any]],
     text_KD: Tensor | None,
     precision: Literal["fp32", "bf16"],
+    *,
+    chunks_per_pass: int = CHUNKS_PER_PASS,
 ) -> VadClipOutput:
     """Return the outputs of a whole video of N >= 1 snippets as one sequence: B = 1, T = N.
 
@@ -81,8 +83,8 @@ def video_output(
     device = device_of(model)
     chunks_CTD, lengths_C = split_chunks(rows_ND, model.config.length)
     outputs = []
-    for start in range(0, len(chunks_CTD), CHUNKS_PER_PASS):
-        part = slice(start, start + CHUNKS_PER_PASS)
+    for start in range(0, len(chunks_CTD), chunks_per_pass):
+        part = slice(start, start + chunks_per_pass)
         with autocast(device, precision):
             outputs.append(
                 model(

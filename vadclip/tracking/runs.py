@@ -49,13 +49,16 @@ def training_run(
     registered: str = "",
     splits: Mapping[str, tuple[str, int]] | None = None,
     store: Store | None = None,
+    flush_seconds: float = FLUSH_SECONDS,
+    retry_seconds: float = RETRY_SECONDS,
 ) -> Iterator["TrainingRun"]:
     """Open the run of a training, or go on with the one that `identity_file` names; close it at the end.
 
     `name` says the settings in short. The identity is in `identity_file` before the run exists, so a kill at
     any moment leaves one run. Where that run has other params, it is left alone and a new one begins. The
     model is registered under `registered`, if that is given; `splits` are digest and number of videos of
-    each. `store` is one that is open already.
+    each. `store` is one that is open already. What is told is sent every `flush_seconds`, or where that
+    failed after `retry_seconds`.
     """
     identity = RunIdentity.read(identity_file) or RunIdentity.new(name, tracking, registered)
     identity.write(identity_file)
@@ -63,7 +66,7 @@ def training_run(
     if store := store or open_store(tracking):
         with forgiven("no run was opened"):
             identity, last = store.begin(identity, name, params, tags, tracking, identity_file)
-            run = TrainingRun(identity, store, last)
+            run = TrainingRun(identity, store, last, flush_seconds, retry_seconds)
             store.log_splits(identity, splits or {})
     try:
         yield run
@@ -147,13 +150,19 @@ class TrainingRun:
     """
 
     def __init__(
-        self, identity: RunIdentity, store: Store | None, last: Mapping[str, int] | None = None
+        self,
+        identity: RunIdentity,
+        store: Store | None,
+        last: Mapping[str, int] | None = None,
+        flush_seconds: float = FLUSH_SECONDS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self.identity = identity
         self._store = store
         self._last = last or {"train": 0, "epoch": 0}
         self._waiting: list[list[Metric]] = []
-        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        self._flush_seconds, self._retry_seconds = flush_seconds, retry_seconds
+        self._next_flush = time.monotonic() + flush_seconds
         self._begun = self._last["epoch"] > 0  # whether an epoch has ended; before that, nothing leaves
 
     def step(self, record: StepRecord) -> None:
@@ -209,12 +218,12 @@ class TrainingRun:
             self._mirror(Store.watch)
 
     def _flush(self) -> None:
-        self._next_flush = time.monotonic() + FLUSH_SECONDS
+        self._next_flush = time.monotonic() + self._flush_seconds
         while self._waiting:
             # Whole records in their order, so that the highest step in the store tells what is missing there.
             part = self._waiting[:RECORDS_PER_BATCH]
             if not self._mirror(Store.log_records, part):
-                self._next_flush = time.monotonic() + RETRY_SECONDS
+                self._next_flush = time.monotonic() + self._retry_seconds
                 return
             del self._waiting[: len(part)]
 

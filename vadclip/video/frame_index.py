@@ -91,10 +91,10 @@ class FrameIndex:
         return int(self.entries[at]) if at >= 0 else 0
 
 
-def scan(path: str) -> FrameIndex:
+def scan(path: str, *, max_frames: int = MAX_FRAMES) -> FrameIndex:
     """Read all packets of a file (not decoding them) and decode its first frames.
 
-    Raises VideoError if nothing in it can be shown.
+    Raises VideoError if nothing in it can be shown, or it has more than `max_frames` frames.
     """
     times, keys, entries = array("q"), 0, array("q")
     ordered, edited, others = True, False, 0
@@ -123,8 +123,8 @@ def scan(path: str) -> FrameIndex:
             keys += packet.is_keyframe
             if entry:
                 entries.append(len(times))
-            if len(times) == MAX_FRAMES:
-                raise VideoError(f"it has more than {MAX_FRAMES:,} frames: cut it into parts")
+            if len(times) == max_frames:
+                raise VideoError(f"it has more than {max_frames:,} frames: cut it into parts")
             times.append(packet.pts)
         one_track = len(container.streams.video) == 1
         formats = set(container.format.name.split(","))

@@ -52,7 +52,7 @@ class VideoInfo:
     """Decoding can begin elsewhere than at the start."""
 
 
-def probe(path: str | Path) -> VideoInfo:
+def probe(path: str | Path, *, decord_max_bytes: int = DECORD_MAX_BYTES) -> VideoInfo:
     """Count a video's frames: from the packets of an ordinary file, by decoding all frames of any other.
 
     Raises VideoError with a short reason if the file cannot be used.
@@ -63,7 +63,7 @@ def probe(path: str | Path) -> VideoInfo:
         with open_video(str(path)) as (container, stream):
             num_frames = sum(1 for _ in decode(container, stream))
     width, height = index.shown_size
-    intact = _fits_decord(index) and _decodes_whole(str(path), index)
+    intact = _fits_decord(index, decord_max_bytes) and _decodes_whole(str(path), index)
     return VideoInfo(
         num_frames=num_frames,
         fps=index.fps,
@@ -109,6 +109,7 @@ class FrameReader:
         decoder: str = "decord",
         intact: bool = False,
         expected_frames: int | None = None,
+        decord_max_bytes: int = DECORD_MAX_BYTES,
     ) -> None:
         assert decoder in ("decord", "pyav"), decoder
         self.path = str(path)
@@ -124,7 +125,7 @@ class FrameReader:
         """After a `read`: for how many of the frames [since, until) no picture was decoded."""
         self._run: Run | None = None
         self._unfit: set[int] = set()  # entries at which decoding cannot begin
-        trusted = decoder == "decord" and intact and _fits_decord(self.index)
+        trusted = decoder == "decord" and intact and _fits_decord(self.index, decord_max_bytes)
         self._decord: Any = self._open_decord() if trusted else None
         self.decoder = "decord" if self._decord is not None else "pyav"
 
@@ -277,9 +278,9 @@ class FrameReader:
             step *= 2
 
 
-def _fits_decord(index: FrameIndex) -> bool:
+def _fits_decord(index: FrameIndex, max_bytes: int) -> bool:
     plain = index.simple and index.orientation == Orientation()
-    return plain and 3 * index.width * index.height * index.num_frames <= DECORD_MAX_BYTES
+    return plain and 3 * index.width * index.height * index.num_frames <= max_bytes
 
 
 def _decodes_whole(path: str, index: FrameIndex) -> bool:
