@@ -113,6 +113,7 @@ def compare(sides: Sequence[Side], *, draws: int = DRAWS, seed: int = 0) -> Comp
     frames = _frames(base.runs[0], manifest)
     rng = np.random.default_rng(seed)
     counts_RV = rng.multinomial(len(videos), np.full(len(videos), 1 / len(videos)), size=draws)
+    once_RV = np.ones((1, len(videos)), dtype=np.int64)
     values: dict[str, dict[str, Value]] = {}
     drawn: dict[str, dict[str, Floats]] = {}  # side -> figure -> value of each draw, of videos and runs
     steady: dict[str, dict[str, Floats]] = {}  # the same without draws of runs
@@ -121,7 +122,7 @@ def compare(sides: Sequence[Side], *, draws: int = DRAWS, seed: int = 0) -> Comp
         weights_RS = _run_weights(rng, len(side.runs), draws)
         per_run = [_statistics([run], manifest, frames) for run in side.runs]
         for name in per_run[0]:
-            once_S = np.array([_once(run[name], len(videos)) for run in per_run])
+            once_S = np.array([run[name](once_RV)[0] for run in per_run])
             if np.isnan(once_S).any():
                 continue
             value_RS = np.stack([run[name](counts_RV) for run in per_run], axis=1)
@@ -129,8 +130,8 @@ def compare(sides: Sequence[Side], *, draws: int = DRAWS, seed: int = 0) -> Comp
             steady[side.name][name] = value_RS.mean(axis=1)
             sd = float(once_S.std(ddof=1)) if len(once_S) > 1 else None
             values[side.name][name] = Value(float(once_S.mean()), *_ends(drawn[side.name][name]), sd)
-    figures = tuple(name for name in (*MAIN, *frames) if any(name in found for found in values.values()))
-    figures = tuple(dict.fromkeys(figures))
+    names = dict.fromkeys((*MAIN, *frames))
+    figures = tuple(name for name in names if any(name in found for found in values.values()))
     if not figures:
         raise InputError("no figure is defined: the test videos need anomalous and normal frames")
     swap_RV = rng.random((draws, len(videos))) < 0.5
@@ -232,12 +233,7 @@ def _statistics(
 
 
 def _map_average(matches: Sequence[ClassMatches], counts_RV: Ints) -> Floats:
-    average_R: Floats = corrected_map(matches, counts_RV)[:, 0]
-    return average_R
-
-
-def _once(statistic: Statistic, videos: int) -> float:
-    return float(statistic(np.ones((1, videos), dtype=np.int64))[0])
+    return np.asarray(corrected_map(matches, counts_RV)[:, 0])
 
 
 def _run_weights(rng: np.random.Generator, runs: int, draws: int) -> Floats:
@@ -331,34 +327,25 @@ def _sentence(
     name = next((name for name in (own, *MAIN) if name in differences), None)
     if name is None:
         return f"{side.name} and {base.name} have no figure in common."
-    found = differences[name]
+    found, count = differences[name], len(base.runs[0].videos)
     before, after = values[base.name][name].value, values[side.name][name].value
     measured = (
         f"{name} {shown(name, after)} against {shown(name, before)}, "
         f"{difference_shown(name, found)}, p = {found.p:.3f}"
     )
-    videos = f"{len(base.runs[0].videos):,} test videos"
+    videos = f"{count:,} test videos"
     certain = found.p is not None and found.p < 0.05 and (found.low > 0 or found.high < 0)
     if certain:
         word = "better" if found.value > 0 else "worse"
         return f"{side.name} is {word} than {base.name}: {measured}, {videos}."
-    return f"{side.name} and {base.name} cannot be told apart from {videos}: {measured}. " + _what_it_takes(
-        found, len(base.runs[0].videos)
-    )
-
-
-def _what_it_takes(found: Difference, videos: int) -> str:
     if found.videos_needed is None:
-        return "No number of videos in sight would tell a difference this small."
-    if found.videos_needed <= videos:
-        return "It takes more videos or more seeds to tell."
-    return f"It would take about {_rounded(found.videos_needed):,} videos to tell a difference of this size."
-
-
-def _rounded(number: int) -> int:
-    """Two digits are all that such an estimate has."""
-    unit: int = 10 ** max(0, len(str(number)) - 2)
-    return round(number / unit) * unit
+        takes = "No number of videos in sight would tell a difference this small."
+    elif found.videos_needed <= count:
+        takes = "It takes more videos or more seeds to tell."
+    else:
+        needed = int(float(f"{found.videos_needed:.2g}"))  # two digits are all that such an estimate has
+        takes = f"It would take about {needed:,} videos to tell a difference of this size."
+    return f"{side.name} and {base.name} cannot be told apart from {videos}: {measured}. {takes}"
 
 
 def _notes(sides: Sequence[Side]) -> list[str]:

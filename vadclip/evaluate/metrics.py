@@ -37,10 +37,11 @@ from vadclip.manifest import SNIPPET_FRAMES, Manifest, Video
 from vadclip.score.scores import Scores
 
 GAINS = ("auc", "ap", "map_avg")
+EVENTS = ("event_precision", "event_recall", "event_class_agreement", "false_alarms_per_hour")
 HEADLINE = (
     *("auc", "ap", "ano_auc", "align_auc", "align_ap", "map_avg", "map_official_avg"),
     *(f"{prefix}_{name}" for prefix in ("zero_shot", "gain") for name in GAINS),
-    *("event_precision", "event_recall", "event_class_agreement", "false_alarms_per_hour"),
+    *EVENTS,
 )
 """The figures of metrics.json, beside counts; all others stand in figures.json."""
 
@@ -61,6 +62,14 @@ class TestSet:
     def negative_N(self) -> Ints:
         """Normal frames per snippet."""
         return SNIPPET_FRAMES - self.positive_N
+
+    def auc_within(self, place: int) -> float | None:
+        """Frame AUC of the main score within the video at `place`; None if its frames are of one kind."""
+        rows = self.scores.rows(place)
+        positive_T, negative_T = self.positive_N[rows], self.negative_N[rows]
+        if not positive_T.any() or not negative_T.any():
+            return None
+        return frame_auc(self.scores.main_score_N[rows], positive_T, negative_T)
 
     @property
     def anomalous_share(self) -> float:
@@ -326,22 +335,22 @@ def _add_events(
     figures: _Figures, test_set: TestSet, manifest: Manifest, untimed: tuple[str, ...]
 ) -> tuple[Threshold | None, tuple[tuple[Event, ...], ...] | None]:
     """Add the event figures; return the threshold and each video's events, None without a threshold."""
-    names = ("event_precision", "event_recall", "event_class_agreement")
+    precision, recall, agreement, alarms = EVENTS
     info, videos, scores = test_set.scores.info, test_set.videos, test_set.scores
     if not info.normal_peaks:
         reason = "the model has no normal validation videos to read a threshold off"
-        figures.leave_out((*names, "false_alarms_per_hour"), reason)
+        figures.leave_out(EVENTS, reason)
         return None, None
     threshold = threshold_from_peaks(info.normal_peaks, selection=info.selection)
     counts = count_events(videos, scores, manifest.classes, threshold.value)
     for name, over_V, under_V, missing in (
-        (names[0], counts.matched_V, counts.found_V, "no event in the test videos"),
-        (names[1], counts.matched_V, counts.truth_V, "no anomalous segment in the test videos"),
-        (names[2], counts.agreed_V, counts.matched_V, "no event fits an annotated one"),
+        (precision, counts.matched_V, counts.found_V, "no event in the test videos"),
+        (recall, counts.matched_V, counts.truth_V, "no anomalous segment in the test videos"),
+        (agreement, counts.agreed_V, counts.matched_V, "no event fits an annotated one"),
     ):
         if untimed:
             figures.leave_out([name], f"{len(untimed)} test videos are untimed")
-        elif scores.class_probabilities_NK is None and name == names[2]:
+        elif scores.class_probabilities_NK is None and name == agreement:
             figures.leave_out([name], _no_branch("alignment"))
         elif not under_V.any():
             figures.leave_out([name], missing)
@@ -352,12 +361,12 @@ def _add_events(
         (video.num_frames, video.fps) for video, normal in zip(videos, normal_V, strict=True) if normal
     ]
     if not lengths:
-        figures.leave_out(["false_alarms_per_hour"], "no normal video among the test videos")
+        figures.leave_out([alarms], "no normal video among the test videos")
     elif not all(fps for _, fps in lengths):
-        figures.leave_out(["false_alarms_per_hour"], "the frame rate of a normal test video is not known")
+        figures.leave_out([alarms], "the frame rate of a normal test video is not known")
     else:
         hours = sum(frames / fps for frames, fps in lengths if fps) / 3600
-        figures.add_rate("false_alarms_per_hour", int(counts.found_V[normal_V].sum()), hours)
+        figures.add_rate(alarms, int(counts.found_V[normal_V].sum()), hours)
     return threshold, counts.events_V
 
 

@@ -7,7 +7,8 @@ Legend of shape suffixes: K classes.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,18 +18,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from vadclip.evaluate.curves import Curves
+from vadclip.evaluate.curves import Curves, Floats
 from vadclip.evaluate.metrics import Evaluation
 from vadclip.files import atomic_path
 from vadclip.labels import Classes
 from vadclip.manifest import SNIPPET_FRAMES
 
 COLOURS = {"classification": "#0072B2", "alignment": "#D55E00", "zero_shot": "#009E73"}
-_PREFIXES = {
-    "zero_shot": "zero_shot_",
-    "alignment": "align_",
-    "classification": "",
-}  # of figures, last on top
+# Of the figures' names; the last is drawn on top.
+_PREFIXES = {"zero_shot": "zero_shot_", "alignment": "align_", "classification": ""}
 TRUTH_COLOUR = "#F0C75E"
 INK = "#222222"
 FAINT = "#8A8A8A"
@@ -52,21 +50,23 @@ STYLE: Any = {
     "ytick.labelcolor": INK,
     "legend.frameon": False,
 }
+_CHANCE: Any = {"color": FAINT, "linewidth": 1, "linestyle": (0, (4, 4))}
 DPI = 110
 Place = Literal["lower left", "lower right", "upper right"]
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of so many inches; draw in it inside `mpl.rc_context(STYLE)`."""
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+@contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """Yield an empty figure of so many inches, then write it as a PNG, atomically.
 
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a PNG atomically, without the metadata that would tell one machine's from another's."""
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, metadata={"Software": None})
+    Without the metadata that would tell one machine's pictures from another's.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white", layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, metadata={"Software": None})
 
 
 def title(axes: Axes, text: str, below: str) -> None:
@@ -79,72 +79,53 @@ def title(axes: Axes, text: str, below: str) -> None:
 
 def draw_roc(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -> None:
     """Draw the ROC curves of both branches and of the CLIP alone, over frames."""
-    with mpl.rc_context(STYLE):
-        figure = new_figure(5.6, 5.6)
+    with picture(path, 5.6, 5.6) as figure:
         axes = figure.add_subplot()
         title(axes, f"ROC over frames, {evaluation.dataset}", _subject(evaluation))
-        axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1, linestyle=(0, (4, 4)), label="chance 0.500")
-        for branch, prefix in _PREFIXES.items():
-            if branch in curves:
-                curve = curves[branch]
-                axes.plot(
-                    curve.false_positive_rate_P,
-                    curve.true_positive_rate_P,
-                    color=COLOURS[branch],
-                    linewidth=2,
-                    label=_label(evaluation, branch, f"{prefix}auc"),
-                )
-        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal")
-        _finish_curves(axes, curves, ("auc", "align_auc"), evaluation, "AUC", "lower right")
-        save(figure, path)
+        axes.plot([0, 1], [0, 1], label="chance 0.500", **_CHANCE)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        points = {
+            branch: (curve.false_positive_rate_P, curve.true_positive_rate_P)
+            for branch, curve in curves.items()
+        }
+        _draw_curves(axes, points, "auc", evaluation, "lower right")
 
 
 def draw_pr(curves: Mapping[str, Curves], evaluation: Evaluation, path: Path) -> None:
     """Draw the precision-recall curves of the same three over frames, as the steps that AP sums up."""
-    test_set = evaluation.test_set
-    share = test_set.anomalous_share
-    with mpl.rc_context(STYLE):
-        figure = new_figure(5.6, 5.6)
+    share = evaluation.test_set.anomalous_share
+    with picture(path, 5.6, 5.6) as figure:
         axes = figure.add_subplot()
         title(axes, f"Precision and recall over frames, {evaluation.dataset}", _subject(evaluation))
-        axes.axhline(
-            share, color=FAINT, linewidth=1, linestyle=(0, (4, 4)), label=f"chance {share:.3f}", zorder=1
-        )
-        for branch, prefix in _PREFIXES.items():
-            if branch in curves:
-                curve = curves[branch]
-                axes.step(
-                    curve.recall_P[1:],
-                    curve.precision_P[1:],
-                    where="pre",
-                    color=COLOURS[branch],
-                    linewidth=2,
-                    label=_label(evaluation, branch, f"{prefix}ap"),
-                )
-        axes.set(xlabel="recall", ylabel="precision", aspect="equal")
-        figures = ("ap", "align_ap")
-        highest = next((evaluation.metrics[name] for name in figures if name in evaluation.metrics), 0)
+        axes.axhline(share, label=f"chance {share:.3f}", zorder=1, **_CHANCE)
+        axes.set(xlabel="recall", ylabel="precision")
+        points = {branch: (curve.recall_P[1:], curve.precision_P[1:]) for branch, curve in curves.items()}
+        highest = next((evaluation.metrics[n] for n in ("ap", "align_ap") if n in evaluation.metrics), 0)
         place: Place = "upper right" if highest < 0.5 else "lower left"  # keep the legend off the curves
-        _finish_curves(axes, curves, figures, evaluation, "AP", place)
-        save(figure, path)
+        _draw_curves(axes, points, "ap", evaluation, place, drawstyle="steps-pre")
 
 
-def _finish_curves(
+def _draw_curves(
     axes: Axes,
-    curves: Mapping[str, Curves],
-    figures: tuple[str, ...],
-    evaluation: Evaluation,
+    points: Mapping[str, tuple[Floats, Floats]],
     name: str,
+    evaluation: Evaluation,
     place: Place,
+    **style: Any,
 ) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    if not curves:
-        reason = f"not defined:\n{evaluation.undefined[figures[0]]}"
+    """Draw each branch's curve, labelled with its figure `name`, or say why there is none."""
+    axes.set(aspect="equal", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    if not points:
+        reason = f"not defined:\n{evaluation.undefined[name]}"
         axes.text(0.5, 0.5, reason, ha="center", va="center", fontsize=11, color="#555555")
         return
+    for branch, prefix in _PREFIXES.items():
+        if branch in points:
+            label = _label(evaluation, branch, prefix + name)
+            axes.plot(*points[branch], color=COLOURS[branch], linewidth=2, label=label, **style)
     handles, labels = axes.get_legend_handles_labels()
-    has_interval = any(figure in evaluation.intervals for figure in figures)
-    heading = f"{name} [95 % interval]" if has_interval else name
+    has_interval = any(figure in evaluation.intervals for figure in (name, f"align_{name}"))
+    heading = f"{name.upper()} [95 % interval]" if has_interval else name.upper()
     legend = axes.legend(
         handles[::-1], labels[::-1], loc=place, title=heading, alignment="left", frameon=True
     )
@@ -176,8 +157,7 @@ def draw_confusion(evaluation: Evaluation, predicted_class_V: Sequence[str], pat
     share_KK = count_KK / np.maximum(of_class_K1, 1)
     right, videos = int(np.trace(count_KK)), len(evaluation.true_class_V)
     side = 2.6 + 0.52 * len(labels)
-    with mpl.rc_context(STYLE):
-        figure = new_figure(side, side)
+    with picture(path, side, side) as figure:
         axes = figure.add_subplot()
         title(
             axes,
@@ -199,7 +179,6 @@ def draw_confusion(evaluation: Evaluation, predicted_class_V: Sequence[str], pat
         for line in np.arange(len(labels) - 1) + 0.5:
             axes.axhline(line, color="#EEEEEE", linewidth=0.8)
             axes.axvline(line, color="#EEEEEE", linewidth=0.8)
-        save(figure, path)
 
 
 def class_name(classes: Classes, label: str) -> str:

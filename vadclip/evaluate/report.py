@@ -16,16 +16,13 @@ from vadclip.config import EvaluateParams
 from vadclip.evaluate.curves import branch_curves, pr_table, roc_table
 from vadclip.evaluate.detection import IOU_THRESHOLDS
 from vadclip.evaluate.event_figures import MIN_IOU
-from vadclip.evaluate.metrics import GAINS, Evaluation
+from vadclip.evaluate.metrics import EVENTS, GAINS, Evaluation
 from vadclip.evaluate.plots import class_name, draw_confusion, draw_pr, draw_roc
 from vadclip.evaluate.timelines import Choice, choose, draw_timeline, thumbnails, time_axis
 from vadclip.files import write_text_atomic
-from vadclip.frame_figures import frame_auc
 from vadclip.manifest import SNIPPET_FRAMES, Manifest
 from vadclip.pages import write_page
 from vadclip.progress import track
-
-EVENTS = ("event_precision", "event_recall", "event_class_agreement", "false_alarms_per_hour")
 
 
 @dataclass(frozen=True)
@@ -67,16 +64,15 @@ def write_plots(
     timelines.mkdir(parents=True, exist_ok=True)
     for old in timelines.glob("*.png"):  # of a run by hand; DVC empties the folder itself
         old.unlink()
-    choices = choose(evaluation, params.timelines)
+    choices, test_set = choose(evaluation, params.timelines), evaluation.test_set
     drawn: list[tuple[Choice, Path]] = []
     bare = 0
     with track(len(choices), "timelines", "pictures") as progress:
         for number, choice in enumerate(choices, 1):
-            video = evaluation.test_set.videos[choice.place]
-            snippets = int(evaluation.test_set.scores.rows_V[choice.place])
+            video, snippets = test_set.videos[choice.place], int(test_set.scores.rows_V[choice.place])
             pictures = None
             if manifest.source == "videos":
-                pictures = thumbnails(video, root, decoder, snippets * 16)
+                pictures = thumbnails(video, root, decoder, snippets * SNIPPET_FRAMES)
                 bare += pictures is None
             axis = time_axis(video, root if pictures else None, snippets)
             path = timelines / choice.file_name(number)
@@ -99,7 +95,8 @@ def write_report(
 
     `params` are the run's settings by their dotted names, `commit` is git's.
     """
-    figures = evaluation.all_figures
+    figures, test_set = evaluation.all_figures, evaluation.test_set
+    lost_frames = test_set.scores.info.lost_frames
     meanings = _meanings(evaluation)
     by_iou = [name for name in meanings if name in evaluation.by_iou]
     by_class = [name for name in meanings if name in evaluation.by_class]
@@ -110,8 +107,8 @@ def write_report(
         "report.html",
         {"shown": _shown},
         evaluation=evaluation,
-        videos=len(evaluation.test_set.videos),
-        frames=SNIPPET_FRAMES * len(evaluation.test_set.positive_N),
+        videos=len(test_set.videos),
+        frames=SNIPPET_FRAMES * len(test_set.positive_N),
         beside=[(name, f"zero_shot_{name}", f"gain_{name}") for name in GAINS],
         figures=figures,
         tables={
@@ -121,17 +118,14 @@ def write_report(
             "Detection mAP at each IoU": by_iou,
         },
         meanings=meanings,
-        rows=[_video_row(evaluation, place) for place in range(len(evaluation.test_set.videos))],
-        lost=_lost(evaluation),
+        rows=[_video_row(evaluation, place) for place in range(len(test_set.videos))],
+        lost={v.video_id: lost for v in test_set.videos if (lost := lost_frames.get(v.video_id))},
         pictures={
             name: _data(plots / f"{name}.png")
             for name in ("roc", "pr", "confusion")
             if name != "confusion" or evaluation.predicted_class_V is not None
         },
-        timelines=[
-            (evaluation.test_set.videos[choice.place].video_id, _data(picture))
-            for choice, picture in written.timelines
-        ],
+        timelines=[(test_set.videos[c.place].video_id, _data(picture)) for c, picture in written.timelines],
         without_thumbnails=written.without_thumbnails,
         params=params,
         commit=commit,
@@ -154,7 +148,7 @@ def _video_row(evaluation: Evaluation, place: int) -> dict[str, Any]:
     test_set = evaluation.test_set
     video, rows = test_set.videos[place], test_set.scores.rows(place)
     score_T, positive_T = test_set.scores.main_score_N[rows], test_set.positive_N[rows]
-    negative_T = test_set.negative_N[rows]
+    auc = test_set.auc_within(place)
     lost = test_set.scores.info.lost_frames.get(video.video_id, 0)
     notes = [f"{lost} frames lost"] if lost else []
     if video.untimed:
@@ -165,19 +159,10 @@ def _video_row(evaluation: Evaluation, place: int) -> dict[str, Any]:
         "predicted": evaluation.predicted_class_V[place] if evaluation.predicted_class_V else "",
         "anomalous": 100 * float(positive_T.sum()) / (SNIPPET_FRAMES * len(positive_T)),
         "peak": float(score_T.max()),
-        "auc": 100 * frame_auc(score_T, positive_T, negative_T)
-        if positive_T.any() and negative_T.any()
-        else None,
+        "auc": None if auc is None else 100 * auc,
         "events": len(evaluation.events_V[place]) if evaluation.events_V else None,
         "notes": "; ".join(notes),
     }
-
-
-def _lost(evaluation: Evaluation) -> dict[str, int]:
-    """Test videos with frames that could not be decoded, and how many."""
-    found = evaluation.test_set.scores.info.lost_frames
-    ids = [video.video_id for video in evaluation.test_set.videos]
-    return {video_id: found[video_id] for video_id in ids if found.get(video_id)}
 
 
 def _data(path: Path) -> str:

@@ -11,7 +11,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -19,17 +18,7 @@ from matplotlib.patches import Patch
 
 from vadclip.errors import VadclipError
 from vadclip.evaluate.metrics import Evaluation
-from vadclip.evaluate.plots import (
-    COLOURS,
-    STYLE,
-    TRUTH_COLOUR,
-    class_name,
-    new_figure,
-    save,
-    shortened,
-    title,
-)
-from vadclip.frame_figures import frame_auc
+from vadclip.evaluate.plots import COLOURS, TRUTH_COLOUR, class_name, picture, shortened, title
 from vadclip.manifest import SNIPPET_FRAMES, Video, locate
 from vadclip.video.frame_reader import read_frames
 from vadclip.video.times import guessed_edges, snippet_edges
@@ -103,12 +92,11 @@ def _ordinal(index: int) -> str:
 
 def _goodness(evaluation: Evaluation, place: int) -> float:
     test_set = evaluation.test_set
+    if (auc := test_set.auc_within(place)) is not None:
+        return auc
     rows = test_set.scores.rows(place)
-    score_T, positive_T = test_set.scores.main_score_N[rows], test_set.positive_N[rows]
-    negative_T = test_set.negative_N[rows]
-    if positive_T.any() and negative_T.any():
-        return frame_auc(score_T, positive_T, negative_T)
-    return float(score_T.mean() if positive_T.any() else 1 - score_T.max())
+    score_T = test_set.scores.main_score_N[rows]
+    return float(score_T.mean() if test_set.positive_N[rows].any() else 1 - score_T.max())
 
 
 def thumbnails(video: Video, root: str, decoder: str, frames: int) -> list[npt.NDArray[np.uint8]] | None:
@@ -122,7 +110,7 @@ def thumbnails(video: Video, root: str, decoder: str, frames: int) -> list[npt.N
         batches = list(read_frames(path, middles_S.tolist(), decoder=decoder, intact=video.intact))
     except (VadclipError, OSError):
         return None
-    pictures = [picture for batch in batches for picture in batch]
+    pictures = [shown for batch in batches for shown in batch]
     return pictures if len(pictures) == THUMBNAILS else None
 
 
@@ -165,8 +153,7 @@ def draw_timeline(
         return np.interp(frames, np.arange(len(edges)) * SNIPPET_FRAMES, edges)
 
     strip = _PLOT_WIDTH / THUMBNAILS * pictures[0].shape[0] / pictures[0].shape[1] if pictures else 0.0
-    with mpl.rc_context(STYLE):
-        figure = new_figure(_WIDTH, 2.8 + strip)
+    with picture(path, _WIDTH, 2.8 + strip) as figure:
         if pictures:
             top, axes = figure.subplots(2, 1, sharex=True, height_ratios=[strip, 2.05])
             parts = np.linspace(0, (len(edges) - 1) * SNIPPET_FRAMES, len(pictures) + 1)
@@ -194,13 +181,12 @@ def draw_timeline(
             names.append("truly anomalous")
         place = (1.0, -0.09)  # on the line of the axis label, which stands at the left
         axes.legend(handles, names, loc="upper right", bbox_to_anchor=place, ncols=len(names), fontsize=9)
-        save(figure, path)
 
 
 def _draw_strip(axes: Axes, pictures: Sequence[npt.NDArray[np.uint8]], edges: Sequence[float]) -> None:
     """Lay the thumbnails side by side, each over the part of the time axis whose middle it shows."""
-    for picture, (left, right) in zip(pictures, pairwise(edges), strict=True):
-        axes.imshow(picture, extent=(left, right, 0, 1), aspect="auto", zorder=1)
+    for shown, (left, right) in zip(pictures, pairwise(edges), strict=True):
+        axes.imshow(shown, extent=(left, right, 0, 1), aspect="auto", zorder=1)
     for edge in edges[1:-1]:
         axes.axvline(edge, color="white", linewidth=2, zorder=2)
     axes.set(xlim=(0, edges[-1]), ylim=(0, 1), yticks=[])
