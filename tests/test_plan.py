@@ -1,29 +1,9 @@
-"""What a run has yet to do: units, the queue of jobs; and no room for the ledger's table."""
+"""No room for the ledger's table."""
 
 import subprocess
 import sys
 
 from conftest import PROJECT
-
-from vadclip.pool.jobs import Job, Jobs
-
-
-def test_tasks_come_between_those_tried_again_first_and_last() -> None:
-    jobs: Jobs[str] = Jobs("abcde")
-    assert jobs.take() == Job("a")
-    assert len(jobs) == 4
-    jobs.put_last(Job("a", attempts=1))
-    jobs.put_first([Job("x"), Job("y")])
-    assert len(jobs) == 7
-    assert [jobs.take().task for _ in range(3)] == ["x", "y", "b"]
-    jobs.drop_until(lambda task: task != "c")
-    assert len(jobs) == 3
-    assert [jobs.take() for _ in range(3)] == [Job("d"), Job("e"), Job("a", attempts=1)]
-    assert len(jobs) == 0
-    jobs.put_last(Job("f"))
-    jobs.drop_until(lambda task: False)
-    assert len(jobs) == 0
-
 
 FULL = """
 import resource

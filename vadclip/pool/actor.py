@@ -17,12 +17,22 @@ from ray.exceptions import (
 )
 
 from vadclip.config import ExecutionParams
-from vadclip.pool.jobs import Job
 from vadclip.pool.node_files import node_copy
 from vadclip.pool.work import Beat, T
 
 POLL_SECONDS = 0.5
 _START_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Job(Generic[T]):
+    """A task, and what became of it so far."""
+
+    task: T
+    attempts: int = 0
+    """Failed ones, of this task alone."""
+    losses: int = 0
+    """Attempts that ended because their node did; they count for nothing else."""
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ _NOT_CODE = ["__pycache__", "*.safetensors"]
 class Node:
     """A live node, as Ray knows it."""
 
-    node_id: str
     name: str
     address: str
     port: int
@@ -159,7 +158,6 @@ class Cluster:
         table: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
         return {
             row["NodeID"]: Node(
-                node_id=row["NodeID"],
                 name=row["NodeManagerHostname"],
                 address=row["NodeManagerAddress"],
                 port=row["NodeManagerPort"],

@@ -16,10 +16,9 @@ by a factory; it calls `beat(amount)` whenever something got done. What the pool
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Generic
 
 import ray
@@ -27,14 +26,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
-from vadclip.pool.actor import POLL_SECONDS, Done, Ended, Member, Raised, Shipped, actor_class
+from vadclip.pool.actor import POLL_SECONDS, Done, Ended, Job, Member, Raised, Shipped, actor_class
 from vadclip.pool.cluster import Cluster
-from vadclip.pool.jobs import Job, Jobs
-from vadclip.pool.node_files import chunks_of
 from vadclip.pool.work import Beat, Outcome, R, T, Worker
 
 __all__ = ["Outcome", "Pool"]
 
+_CHUNK_BYTES = 64 * 2**20  # of a file that travels: small beside a machine's memory
 _MAX_DEATHS_AT_START = 3
 _VERDICT_SECONDS = 1.0
 """How long after an actor's death its node is looked at: they seldom die at the very same moment."""
@@ -73,8 +71,9 @@ class Pool(Generic[T, R]):
         )  # fmt: skip
         self._cluster = Cluster(execution, result_bytes)
         self._members: list[Member[T]] = []
-        self._fallen: list[_Fallen[T]] = []
-        self._jobs: Jobs[T] = Jobs([])
+        self._fallen: deque[tuple[float, Member[T], Ended]] = deque()
+        """Workers that ended before their jobs did, and when."""
+        self._jobs: deque[Job[T]] = deque()
         self._split: Callable[[T], Sequence[T]] = lambda task: [task]
         self._tell: Callable[[str], None] = lambda line: None
         self._deaths_at_start = 0
@@ -117,11 +116,13 @@ class Pool(Generic[T, R]):
         `tell` gets a line about that, and about nodes that come and go. Raises InputError if no node is left
         for long.
         """
-        self._jobs, self._fallen, self._split, self._tell = Jobs(tasks), [], split, tell
+        self._jobs, self._fallen = deque(Job(task) for task in tasks), deque()
+        self._split, self._tell = split, tell
         self._room_at = time.monotonic()
         self._cluster.ask_for(min(len(self._jobs), self._execution.actors or len(self._jobs)))
         while True:
-            self._jobs.drop_until(wanted)
+            while self._jobs and not wanted(self._jobs[0].task):
+                self._jobs.popleft()
             if not self._jobs and not self._fallen and not any(member.job for member in self._members):
                 return
             for line in self._cluster.news():
@@ -131,14 +132,14 @@ class Pool(Generic[T, R]):
             returned = self._wait()
             for member in list(self._members):
                 yield from self._step(member, member in returned, progress)
-            while self._fallen and time.monotonic() - self._fallen[0].when > _VERDICT_SECONDS:
-                yield from self._judge(self._fallen.pop(0))
+            while self._fallen and time.monotonic() - self._fallen[0][0] > _VERDICT_SECONDS:
+                yield from self._judge(*self._fallen.popleft()[1:])
 
     def _assign(self) -> None:
         """Give each idle worker a job, and start as many workers as there are jobs and places for."""
         for member in self._members:
             if self._jobs and member.idle:
-                member.give(self._jobs.take())
+                member.give(self._jobs.popleft())
         starting = sum(not member.started for member in self._members)
         limit = min(self._execution.actors or self._cluster.room, self._cluster.room)
         for _ in range(min(limit - len(self._members), len(self._jobs) - starting)):
@@ -163,7 +164,7 @@ class Pool(Generic[T, R]):
         if isinstance(event, Ended):
             self._members.remove(member)
             ray.kill(member.actor)
-            self._fallen.append(_Fallen(member, job, event, time.monotonic()))
+            self._fallen.append((time.monotonic(), member, event))
         elif isinstance(event, Raised):
             _raise_if_final(event.error, self._cluster.name(member.node or ""), starting=job is None)
             assert job is not None
@@ -193,13 +194,13 @@ class Pool(Generic[T, R]):
                 f"what is done is kept, run the same command again; {self._cluster.situation()}"
             )
 
-    def _judge(self, fallen: "_Fallen[T]") -> Iterator[Outcome[T, R]]:
+    def _judge(self, member: Member[T], event: Ended) -> Iterator[Outcome[T, R]]:
         """Decide whether a worker's end was its job's fault."""
-        member, job, reason = fallen.member, fallen.job, fallen.event.reason
-        lost = fallen.event.blameless or (member.node is not None and self._cluster.lost(member.node))
+        job, reason = member.job, event.reason
+        lost = event.blameless or (member.node is not None and self._cluster.lost(member.node))
         if lost and (job is None or job.losses < self._max_losses):
             if job is not None:
-                self._jobs.put_first([Job(job.task, job.attempts, job.losses + 1)])
+                self._jobs.appendleft(Job(job.task, job.attempts, job.losses + 1))
             return
         if lost:
             reason = f"its node died, {self._max_losses + 1} times"
@@ -215,29 +216,23 @@ class Pool(Generic[T, R]):
     def _blame(self, job: Job[T], reason: str) -> Iterator[Outcome[T, R]]:
         parts = self._split(job.task)
         if len(parts) > 1:  # any of them may be guilty: each is tried alone, with a clean record
-            self._jobs.put_first([Job(part) for part in parts])
+            self._jobs.extendleft(Job(part) for part in reversed(parts))
         elif job.attempts + 1 < self._execution.max_attempts:
-            self._jobs.put_last(Job(job.task, job.attempts + 1, job.losses))
+            self._jobs.append(Job(job.task, job.attempts + 1, job.losses))
         else:
             yield Outcome(job.task, None, f"{reason} (at each of {job.attempts + 1} attempts)")
 
 
-@dataclass(frozen=True)
-class _Fallen(Generic[T]):
-    """A worker that ended before its job did."""
-
-    member: Member[T]
-    job: Job[T] | None
-    event: Ended
-    when: float
-
-
 def _ship(path: str) -> Shipped:
-    """Put a file into the object store once, for all nodes to fetch."""
+    """Put a file into the object store once, for all nodes to fetch; InputError if it cannot be read."""
     digest, chunks = hashlib.sha256(), []
-    for chunk in chunks_of(Path(path)):
-        digest.update(chunk)
-        chunks.append(ray.put(chunk))
+    try:
+        with open(path, "rb") as opened:
+            while chunk := opened.read(_CHUNK_BYTES):
+                digest.update(chunk)
+                chunks.append(ray.put(chunk))
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
     return Shipped(digest.hexdigest(), tuple(chunks))
 
 
