@@ -6,7 +6,7 @@ import sys
 import pytest
 from conftest import PROJECT
 
-from vadclip.files import atomic_path, safe_name, sha256_file, write_bytes_if_changed, write_text_atomic
+from vadclip.files import atomic_path, safe_name, sha256_file, write_text_atomic
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_temporary_file(tmp_path):
@@ -27,11 +27,13 @@ def test_the_temporary_file_keeps_the_suffix_by_which_writers_choose_a_format(tm
 
 def test_equal_bytes_are_not_written_again(tmp_path):
     target = tmp_path / "manifest"
-    assert write_bytes_if_changed(target, b"same")
-    before = target.stat().st_mtime_ns
-    assert not write_bytes_if_changed(target, b"same")
-    assert target.stat().st_mtime_ns == before
-    assert write_bytes_if_changed(target, b"other")
+    times = []
+    for content in (b"same", b"same", b"other"):
+        with atomic_path(target, keep_equal=True) as temporary:
+            temporary.write_bytes(content)
+        times.append((target.read_bytes(), target.stat().st_mtime_ns))
+    assert times[0] == times[1]
+    assert times[2][0] == b"other"
 
 
 def test_sha256_of_a_file(tmp_path):

@@ -13,7 +13,7 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.import_worker import ImportWorker, is_vit_b16
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Slice, Unit
-from vadclip.features.npy_files import read_feature_header
+from vadclip.features.npy_files import feature_shape
 from vadclip.features.provenance import Provenance
 from vadclip.labels import UCF_CRIME
 from vadclip.manifest import Manifest, Video
@@ -71,7 +71,7 @@ def test_rows_of_other_types_and_byte_orders_are_the_same_rows(tmp_path):
     rows = _rows(7)
     for name, array in {"f8": rows.astype("<f8"), "big": rows.astype(">f4"), "boxed": rows[None]}.items():
         np.save(tmp_path / f"{name}__0.npy", array)
-        assert read_feature_header(tmp_path / f"{name}__0.npy").rows == 7
+        assert feature_shape(tmp_path / f"{name}__0.npy")[0] == 7
         report, _ = _run(tmp_path, _slice(tmp_path, name, 7))
         assert not report.failures
         np.testing.assert_array_equal(report.arrays[0], rows)

@@ -25,7 +25,7 @@ from vadclip.features.reader import FeatureReader
 from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.remote_files import identify_remote
 from vadclip.ingest.rows import ingest
-from vadclip.manifest import Manifest, locate_uri, read_manifest
+from vadclip.manifest import Manifest, locate, read_manifest
 from vadclip.remote import download, open_filesystem, remote_size, stamp
 
 SPLIT = IngestParams(val_fraction=0, seed=0)
@@ -205,7 +205,7 @@ def test_addresses_that_climb_or_hold_credentials_are_bad_rows(
         look("s3://bucket/set", tmp_path, ["a.mp4,Fire,train,", f"{path},Normal,train,"])
     assert "secret" not in str(raised.value)
     with pytest.raises(InputError, match=r"leaves the dataset's root|must not hold"):
-        locate_uri(path, "s3://bucket/set")
+        locate(path, "s3://bucket/set")
 
 
 def test_roots_that_are_refused(tmp_path: Path) -> None:

@@ -320,7 +320,7 @@ def load_params(path: Path | str = PARAMS_FILE) -> Params:
     try:
         return Params.model_validate(content)
     except ValidationError as error:
-        raise InputError(f"{path}: " + "; ".join(_complaints(error))) from None
+        raise InputError(f"{path}: " + "; ".join(map(_complaint, error.errors()))) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -345,16 +345,9 @@ def read_yaml(path: Path) -> object:
         raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
 
 
-def _complaints(error: ValidationError) -> list[str]:
-    return [
-        _complaint(detail["loc"], detail["type"], detail["msg"], detail.get("input"))
-        for detail in error.errors()
-    ]
-
-
-def _complaint(location: tuple[int | str, ...], kind: str, message: str, value: object) -> str:
-    key = ".".join(map(str, location))
-    known = ", ".join(_section_at(location[:-1]).model_fields)
+def _complaint(detail: Mapping[str, Any]) -> str:
+    key, kind, message = ".".join(map(str, detail["loc"])), detail["type"], str(detail["msg"])
+    known = ", ".join(_section_at(detail["loc"][:-1]).model_fields)
     if kind == "extra_forbidden" and key in _MOVED:
         return f"{key}: {_MOVED[key]}"
     if kind == "extra_forbidden":
@@ -363,7 +356,7 @@ def _complaint(location: tuple[int | str, ...], kind: str, message: str, value: 
         return f"missing key {key} (expected here: {known})"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
-    return f"{key} is {value!r}: {message[0].lower()}{message[1:]}"
+    return f"{key} is {detail.get('input')!r}: {message[0].lower()}{message[1:]}"
 
 
 def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:

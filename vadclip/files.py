@@ -37,15 +37,6 @@ def atomic_path(path: Path, *, keep_equal: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes_if_changed(path: Path, data: bytes) -> bool:
-    """Write `data` to `path` atomically unless it is there already; say whether anything was written."""
-    if path.is_file() and path.read_bytes() == data:
-        return False
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
-    return True
-
-
 def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` in one step."""
     with atomic_path(path) as temporary:

@@ -74,38 +74,14 @@ class Classes:
 # Labels as the UCF-Crime lists spell them, prompts as the official code spells them (vadclip.md section 4).
 UCF_CRIME = Classes(
     labels=(
-        "Normal",
-        "Abuse",
-        "Arrest",
-        "Arson",
-        "Assault",
-        "Burglary",
-        "Explosion",
-        "Fighting",
-        "RoadAccidents",
-        "Robbery",
-        "Shooting",
-        "Shoplifting",
-        "Stealing",
-        "Vandalism",
+        "Normal", "Abuse", "Arrest", "Arson", "Assault", "Burglary", "Explosion", "Fighting", "RoadAccidents",
+        "Robbery", "Shooting", "Shoplifting", "Stealing", "Vandalism",
     ),
     prompts=(
-        "normal",
-        "abuse",
-        "arrest",
-        "arson",
-        "assault",
-        "burglary",
-        "explosion",
-        "fighting",
-        "roadAccidents",
-        "robbery",
-        "shooting",
-        "shoplifting",
-        "stealing",
-        "vandalism",
+        "normal", "abuse", "arrest", "arson", "assault", "burglary", "explosion", "fighting", "roadAccidents",
+        "robbery", "shooting", "shoplifting", "stealing", "vandalism",
     ),
-)
+)  # fmt: skip
 
 # XD-Violence writes codes into its file names; A is normal.
 XD_VIOLENCE = Classes(

@@ -5,11 +5,10 @@ schema's metadata. It holds no time stamp and no path of this machine for a file
 give equal bytes everywhere. Frame intervals are half-open: [start, end).
 """
 
-import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote
@@ -20,7 +19,7 @@ import pyarrow.parquet as pq
 from vadclip.checkout import given_path, main_checkout
 from vadclip.config import DatasetParams
 from vadclip.errors import InputError
-from vadclip.files import safe_name, write_bytes_if_changed
+from vadclip.files import atomic_path, safe_name
 from vadclip.labels import Classes
 from vadclip.remote import address_fault, is_remote, shown
 
@@ -152,8 +151,7 @@ def frame_spans(spans: Iterable[tuple[int, int]], num_frames: int) -> tuple[tupl
 
 def leaves_root(uri: str) -> bool:
     """Whether a relative path climbs out of its root (`../x`, `a/../../x`)."""
-    parts = posixpath.normpath(uri.replace("\\", "/")).split("/")
-    return parts[0] == ".."
+    return posixpath.normpath(uri.replace("\\", "/")).split("/")[0] == ".."
 
 
 def dataset_root(params: DatasetParams) -> str:
@@ -167,18 +165,13 @@ def dataset_root(params: DatasetParams) -> str:
     return str(folder.absolute())
 
 
-def locate(video: Video, root: str) -> str:
+def locate(uri: str, root: str) -> str:
     """Return the absolute path or URI of a video (of official features: what its crop files begin with).
 
     `root` comes from `dataset_root`. An absolute or remote `uri` stands for itself. In an http address the
     name is percent-encoded, since XD-Violence names hold `#`; object stores take names as they are.
     Raises InputError if a relative `uri` climbs out of the root.
     """
-    return locate_uri(video.uri, root)
-
-
-def locate_uri(uri: str, root: str) -> str:
-    """Do what `locate` does, for a uri that is not in a manifest yet."""
     if (fault := address_fault(uri)) is not None:
         raise InputError(f"{shown(uri)}: {fault}")
     if is_remote(uri) or Path(uri).is_absolute():
@@ -191,19 +184,12 @@ def locate_uri(uri: str, root: str) -> str:
     return str(Path(root).absolute() / uri)
 
 
-def write_manifest(manifest: Manifest, path: Path) -> bool:
-    """Write `manifest.parquet` atomically; equal content is not written again. Return whether it was
-    written."""
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write `manifest.parquet` atomically; equal content is not written again."""
     columns: dict[str, list[Any]] = {
         field.name: [getattr(video, field.name) for video in manifest.videos] for field in _COLUMNS
     }
-    columns["segments"] = [
-        [
-            {"start_frame": part.start_frame, "end_frame": part.end_frame, "label": part.label}
-            for part in video.segments
-        ]
-        for video in manifest.videos
-    ]
+    columns["segments"] = [list(map(asdict, video.segments)) for video in manifest.videos]
     columns["frame_spans"] = [
         [{"start_frame": start, "end_frame": end} for start, end in video.frame_spans]
         for video in manifest.videos
@@ -212,14 +198,11 @@ def write_manifest(manifest: Manifest, path: Path) -> bool:
         "vadclip.manifest_version": str(MANIFEST_VERSION),
         "vadclip.dataset": manifest.dataset,
         "vadclip.source": manifest.source,
-        "vadclip.classes": json.dumps(
-            {"labels": manifest.classes.labels, "prompts": manifest.classes.prompts}
-        ),
+        "vadclip.classes": json.dumps(asdict(manifest.classes)),
     }
     table = pa.table(columns, schema=pa.schema(_COLUMNS, metadata=metadata))
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", row_group_size=_ROW_GROUP)
-    return write_bytes_if_changed(path, buffer.getvalue())
+    with atomic_path(path, keep_equal=True) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=_ROW_GROUP)
 
 
 class Videos(Protocol):
@@ -256,7 +239,7 @@ class ManifestFile:
         self.dataset = metadata[b"vadclip.dataset"].decode()
         self.source = metadata[b"vadclip.source"].decode()
         classes = json.loads(metadata[b"vadclip.classes"])
-        self.classes = Classes(labels=tuple(classes["labels"]), prompts=tuple(classes["prompts"]))
+        self.classes = Classes(**{name: tuple(words) for name, words in classes.items()})
 
     def __len__(self) -> int:
         return self._count
@@ -279,11 +262,7 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def _video(row: dict[str, Any]) -> Video:
-    return Video(
-        **{
-            **row,
-            "labels": tuple(row["labels"]),
-            "segments": tuple(Segment(**part) for part in row["segments"]),
-            "frame_spans": tuple((span["start_frame"], span["end_frame"]) for span in row["frame_spans"]),
-        }
-    )
+    row["labels"] = tuple(row["labels"])
+    row["segments"] = tuple(Segment(**part) for part in row["segments"])
+    row["frame_spans"] = tuple((span["start_frame"], span["end_frame"]) for span in row["frame_spans"])
+    return Video(**row)

@@ -47,19 +47,9 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, eq=False)
-class Clip:
+class Clip(ClipIdentity):
     """A frozen CLIP on one device; made by `load_clip`."""
 
-    name: str
-    """The open_clip name, or the config file's name without its folder."""
-    fingerprint: str
-    """SHA-256 of weights, sizes and normalisation; the same on every machine and for every precision."""
-    quick_gelu: bool
-    """The activation, which is not in the fingerprint."""
-    image_size: int
-    """Side S of the image tower's input, in pixels."""
-    embed_dim: int
-    """Joint width D."""
     image: nn.Module
     """Image tower, [B, 3, S, S] -> [B, D], in the params' precision."""
     text: TextTower
@@ -69,11 +59,6 @@ class Clip:
     std_3: Tensor
     device: torch.device
     dtype: torch.dtype
-
-    @property
-    def identity(self) -> ClipIdentity:
-        """What the CLIP is known by, without its weights."""
-        return ClipIdentity(self.name, self.fingerprint, self.quick_gelu, self.image_size, self.embed_dim)
 
     @property
     def context_length(self) -> int:

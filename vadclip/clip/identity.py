@@ -8,7 +8,7 @@ included; deleting the file changes nothing.
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,18 @@ _CODE = ("frozen.py", "weights.py")
 
 @dataclass(frozen=True)
 class ClipIdentity:
-    """Which CLIP it is: name, fingerprint of the weights, activation, side of its input, joint width."""
+    """Which CLIP it is."""
 
     name: str
+    """The open_clip name, or the config file's name without its folder."""
     fingerprint: str
+    """SHA-256 of weights, sizes and normalisation; the same on every machine and for every precision."""
     quick_gelu: bool
+    """The activation, which is not in the fingerprint."""
     image_size: int
+    """Side S of the image tower's input, in pixels."""
     embed_dim: int
+    """Joint width D."""
 
 
 def identify_clip(params: "ClipParams", cache: Path) -> ClipIdentity:
@@ -41,9 +46,10 @@ def identify_clip(params: "ClipParams", cache: Path) -> ClipIdentity:
             pass
         from vadclip.clip.frozen import load_clip
 
-        identity = load_clip(params, device="cpu").identity
-        write_text_atomic(remembered, json.dumps(asdict(identity), indent=2) + "\n")
-        return identity
+        clip = load_clip(params, device="cpu")
+        facts = {field.name: getattr(clip, field.name) for field in fields(ClipIdentity)}
+        write_text_atomic(remembered, json.dumps(facts, indent=2) + "\n")
+        return ClipIdentity(**facts)
 
 
 def clip_width(params: "ClipParams") -> int:

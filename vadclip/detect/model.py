@@ -111,6 +111,6 @@ def recipe_of(info: ModelInfo, clip: Clip) -> Recipe:
     """Return how the features that the model takes are made."""
     made: dict[str, Any] = dict(info.feature_provenance)
     if made["source"] != "encoded":
-        return Recipe(Provenance.encoded(clip.identity, "fp32", 1), crop=0, assumed=True)
-    provenance = Provenance.encoded(clip.identity, made["precision"], made["frames_per_snippet"])
+        return Recipe(Provenance.encoded(clip, "fp32", 1), crop=0, assumed=True)
+    provenance = Provenance.encoded(clip, made["precision"], made["frames_per_snippet"])
     return Recipe(provenance, info.test_crop, assumed=False)

@@ -106,7 +106,7 @@ def thumbnails(video: Video, root: str, decoder: str, frames: int) -> list[npt.N
     """
     middles_S = ((np.arange(THUMBNAILS) + 0.5) * frames / THUMBNAILS).astype(np.int64)
     try:
-        path = locate(video, root)
+        path = locate(video.uri, root)
         batches = list(read_frames(path, middles_S.tolist(), decoder=decoder, intact=video.intact))
     except (VadclipError, OSError):
         return None
@@ -126,7 +126,7 @@ def time_axis(video: Video, root: str | None, snippets: int) -> tuple[npt.NDArra
         edges, note = guessed_edges(video.fps, snippets)
     if root is not None:
         with suppress(VadclipError, OSError):
-            edges, note = snippet_edges(locate(video, root), video, snippets)
+            edges, note = snippet_edges(locate(video.uri, root), video, snippets)
     if edges is None:  # imported features
         return np.arange(snippets + 1.0) * SNIPPET_FRAMES, "frame"
     said = f", frame / {video.fps:g}" if note and video.fps > 0 else ""

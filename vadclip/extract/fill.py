@@ -56,7 +56,7 @@ def fill_store(
     crops = {split: params.crops(split) for split in SPLITS}
     filled = Filled()
     gaps = (
-        (video, locate(video, root), gap)
+        (video, locate(video.uri, root), gap)
         for video in videos
         if video.probe_error is None
         for gap in store.missing(video, crops[video.split])

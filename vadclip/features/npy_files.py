@@ -5,7 +5,6 @@ Only headers are read here, and nothing is ever unpickled.
 
 import math
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,23 +14,13 @@ from vadclip.errors import VideoError
 CROPS = range(10)
 
 
-@dataclass(frozen=True)
-class FeatureHeader:
-    """What the header of a feature file says, and its length confirms."""
-
-    rows: int
-    width: int
-    dtype: str
-    """float16, float32 or float64, in either byte order."""
-
-
 def crop_path(prefix: str, crop: int) -> str:
     """Name the file of one crop, given what the names of a video's crop files begin with."""
     return f"{prefix}__{crop}.npy"
 
 
-def read_feature_header(path: str | Path) -> FeatureHeader:
-    """Read the header of an .npy file.
+def feature_shape(path: str | Path) -> tuple[int, int]:
+    """Return rows and width D of an .npy file of floats, as its header says and its length confirms.
 
     Raises VideoError with a short reason, without the file's name, if it holds no array of floats [rows, D]
     or [1, rows, D] or is cut off; OSError if it cannot be read.
@@ -60,7 +49,7 @@ def read_feature_header(path: str | Path) -> FeatureHeader:
     if length != expected:
         raise VideoError(f"it has {length:,} bytes and its header promises {expected:,}")
     rows, width = plain_shape(shape)
-    return FeatureHeader(rows=rows, width=width, dtype=dtype.name)
+    return rows, width
 
 
 def plain_shape(shape: tuple[int, ...]) -> tuple[int, ...]:

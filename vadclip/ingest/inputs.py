@@ -10,7 +10,7 @@ from pathlib import Path
 from vadclip.checkout import given_path, main_checkout
 from vadclip.config import ClipParams, TrainParams
 from vadclip.errors import InputError
-from vadclip.files import sha256_file, write_bytes_if_changed
+from vadclip.files import atomic_path, sha256_file
 
 _PACKAGE = Path(__file__).parents[1]
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -28,8 +28,8 @@ def named_files(clip: ClipParams, train: TrainParams) -> dict[str, str]:
     return files
 
 
-def write_inputs(files: dict[str, str], path: Path) -> bool:
-    """Write inputs.json, `{"clip.model": {"path": ..., "sha256": ...}, ...}`; return whether it changed.
+def write_inputs(files: dict[str, str], path: Path) -> None:
+    """Write inputs.json, `{"clip.model": {"path": ..., "sha256": ...}, ...}`, unless it says that already.
 
     Raises InputError for a file that is not there.
     """
@@ -41,7 +41,8 @@ def write_inputs(files: dict[str, str], path: Path) -> bool:
             raise InputError(f"{key} is {name!r}: no such file") from None
         except OSError as error:
             raise InputError(f"{key} is {name!r}, which cannot be read: {error.strerror}") from None
-    return write_bytes_if_changed(path, (json.dumps(entries, indent=2) + "\n").encode())
+    with atomic_path(path, keep_equal=True) as temporary:
+        temporary.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def _everywhere(name: str) -> str:

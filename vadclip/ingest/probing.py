@@ -18,7 +18,7 @@ from pathlib import Path
 
 from vadclip.config import ExecutionParams
 from vadclip.errors import InputError, VideoError
-from vadclip.features.npy_files import read_feature_header
+from vadclip.features.npy_files import feature_shape
 from vadclip.files import sha256_file
 from vadclip.ingest.probe_cache import Identity, Probe, ProbeCache
 from vadclip.ingest.processes import ATTEMPTS, limit_memory, run_supervised
@@ -132,10 +132,9 @@ def look_into(path: str, beat: Callable[[], None] = lambda: None) -> tuple[Probe
         with _local_copy(path, beat) as local:
             known = replace(known, bytes=os.path.getsize(local), content_hash=sha256_file(Path(local)))
             if name.endswith(".npy"):
-                header = read_feature_header(local)
-                return replace(known, num_frames=header.rows * SNIPPET_FRAMES, width=header.width), True
-            info = probe(local)
-            return replace(known, **asdict(info)), True
+                rows, width = feature_shape(local)
+                return replace(known, num_frames=rows * SNIPPET_FRAMES, width=width), True
+            return replace(known, **asdict(probe(local))), True
     except VideoError as error:
         return replace(known, error=_without_path(error, path)), True
     except InputError:

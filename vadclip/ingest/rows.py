@@ -24,7 +24,7 @@ from vadclip.manifest import (
     Manifest,
     Video,
     dataset_root,
-    locate_uri,
+    locate,
 )
 from vadclip.remote import shown
 
@@ -91,7 +91,7 @@ def _check_root(videos: Sequence[RawVideo], probes: Sequence[Probe], root: str) 
     if videos and 2 * len(missing) > len(videos):
         raise InputError(
             f"dataset.root {root}: {len(missing):,} of the {len(videos):,} files that dataset.table lists "
-            f"are not there, {locate_uri(missing[0].uri, root)} for one: set dataset.root to the folder "
+            f"are not there, {locate(missing[0].uri, root)} for one: set dataset.root to the folder "
             "that the table's paths are relative to, or mount its disk"
         )
 
@@ -140,7 +140,7 @@ def probe_videos(
     videos: Sequence[RawVideo], root: str, source: str, cache: Path, execution: ExecutionParams | None
 ) -> list[Probe]:
     """Look into the file, or into all crop files, of each video."""
-    paths = [locate_uri(video.uri, root) for video in videos]
+    paths = [locate(video.uri, root) for video in videos]
     if source == "videos":
         found = probe_files(paths, cache, execution=execution)
         return [found[path] for path in paths]
@@ -219,4 +219,4 @@ def describe(manifest: Manifest, root: str) -> list[str]:
 def _said(video: Video, root: str) -> str:
     """The reason why a video cannot be used; of a file that is not there with the path that was tried."""
     there = video.probe_error != MISSING
-    return str(video.probe_error) if there else f"{MISSING}: {shown(locate_uri(video.uri, root))}"
+    return str(video.probe_error) if there else f"{MISSING}: {shown(locate(video.uri, root))}"

@@ -57,4 +57,4 @@ def _classes(params: Params, manifest: Path) -> Classes:
 def _provenance(params: Params, clip: Clip) -> Provenance:
     if params.dataset.source == "official_features":
         return Provenance.imported(clip.embed_dim)
-    return Provenance.encoded(clip.identity, params.clip.precision, params.extract.frames_per_snippet)
+    return Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
