@@ -20,12 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from vadclip.clip.crops import crop_frames, resize_frames, resize_size
-from vadclip.clip.identity import ClipIdentity
+from vadclip.clip.identity import ClipIdentity, is_file_name
 from vadclip.clip.on_gpu import full_float32, fuse_quick_gelu, wait_asleep
 from vadclip.clip.text import TextTower, tokenize
 from vadclip.clip.weights import (
     clip_fingerprint,
-    is_file_name,
     load_file_weights,
     load_tag_weights,
     read_config,

@@ -17,6 +17,7 @@ from vadclip.files import held_alone, sha256_file, write_text_atomic
 if TYPE_CHECKING:
     from vadclip.config import ClipParams
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _CODE = ("frozen.py", "weights.py")
 
 
@@ -50,6 +51,11 @@ def identify_clip(params: "ClipParams", cache: Path) -> ClipIdentity:
         facts = {field.name: getattr(clip, field.name) for field in fields(ClipIdentity)}
         write_text_atomic(remembered, json.dumps(facts, indent=2) + "\n")
         return ClipIdentity(**facts)
+
+
+def is_file_name(pretrained: str) -> bool:
+    """Tell a weights file from an open_clip tag."""
+    return Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file()
 
 
 def clip_width(params: "ClipParams") -> int:

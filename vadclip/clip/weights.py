@@ -22,19 +22,14 @@ from open_clip.model import convert_to_custom_text_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vadclip.clip.identity import WEIGHTS_SUFFIXES
 from vadclip.errors import InputError
 
-_FILE_SUFFIXES = {".safetensors", ".pt", ".pth", ".bin"}
 _HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 _PROBE_SECONDS = 5
 _OPENAI_HUB = "timm/vit_base_patch16_clip_224.openai"
 # Facts about the model that OpenAI's archives keep beside the weights.
 _NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")
-
-
-def is_file_name(pretrained: str) -> bool:
-    """Tell a weights file from an open_clip tag."""
-    return Path(pretrained).suffix in _FILE_SUFFIXES or Path(pretrained).is_file()
 
 
 def read_config(model: str) -> dict[str, Any]:
@@ -72,8 +67,8 @@ def tag_settings(name: str, tag: str) -> dict[str, Any]:
     if not settings:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise InputError(
-            f"clip.pretrained {tag!r} is neither a weights file ({', '.join(sorted(_FILE_SUFFIXES))}) nor a "
-            f"tag that open_clip has for {name} (it has: {tags})"
+            f"clip.pretrained {tag!r} is neither a weights file ({', '.join(sorted(WEIGHTS_SUFFIXES))}) nor "
+            f"a tag that open_clip has for {name} (it has: {tags})"
         )
     return settings
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from vadclip.clip.frozen import Clip, load_clip
-from vadclip.clip.weights import is_file_name
+from vadclip.clip.identity import is_file_name
 from vadclip.config import ClipParams, ExtractParams
 from vadclip.errors import InputError
 from vadclip.features.provenance import Provenance

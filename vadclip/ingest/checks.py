@@ -34,8 +34,7 @@ def check_plan(params: Params, manifest: Manifest, cache: Path) -> list[str]:
     if problems:
         one = "the train stage cannot work" if len(problems) == 1 else f"{len(problems)} reasons"
         raise InputError(f"{one}: {'; '.join(problems)}")
-    test = _usable(manifest, "test")
-    if not test:
+    if not _usable(manifest, "test"):
         return ["no usable test video: the evaluate stage will have no figures"]
     return []
 
@@ -50,18 +49,15 @@ def _problems(params: Params, manifest: Manifest) -> Iterator[str]:
         }
         lacking = [kind for kind, count in counts.items() if count == 0]
         if lacking:
-            yield (
-                f"there is no usable {' and no '.join(lacking)} training video, and training needs both kinds"
-            )
+            kinds = " and no ".join(lacking)
+            yield f"there is no usable {kinds} training video, and training needs both kinds"
         elif params.train.batch_scheme == "paired":
             yield from _batch_fault(params.train, counts, params.extract.train_crops)
         if params.train.selection == "validation":
-            yield from _kinds_fault("train.selection validation", "val", manifest, _TO_VALIDATE)
+            advice = "raise ingest.val_fraction, add videos, or set train.selection: last"
+            yield from _kinds_fault("train.selection validation", "val", manifest, advice)
     if params.train.selection == "official":
         yield from _kinds_fault("train.selection official", "test", manifest, "take validation or last")
-
-
-_TO_VALIDATE = "raise ingest.val_fraction, add videos, or set train.selection: last"
 
 
 def _batch_fault(train: TrainParams, counts: dict[str, int], crops: int) -> Iterator[str]:

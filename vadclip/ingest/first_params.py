@@ -276,26 +276,16 @@ def _sizes(manifest: Manifest) -> Iterator[tuple[str, Any, str]]:
     epochs = min(50, max(10, math.ceil(UPDATES / steps)))
     longest = max((video.num_snippets for video in usable["train"]), default=1)
     length = next((length for length in LENGTHS if length >= longest), LENGTHS[-1])
-    yield (
-        "model.length",
-        length,
-        f"the longest training video has {longest} snippets",
-    )
+    train = f"{kinds['train'][True]} normal and {kinds['train'][False]} anomalous training videos"
+    yield "model.length", length, f"the longest training video has {longest} snippets"
     yield "model.temporal", "local_gcn", "VadCLIP's own"
-    yield (
-        "train.batch_size",
-        batch,
-        f"{kinds['train'][True]} normal and {kinds['train'][False]} anomalous training videos, steps "
-        f"an epoch: {steps}",
-    )
+    yield "train.batch_size", batch, f"{train}, steps an epoch: {steps}"
     yield "train.epochs", epochs, f"{epochs * steps} steps in all"
     yield "train.milestones", [round(0.6 * epochs), round(0.8 * epochs)], "at 60 and 80 % of them"
-    if min(kinds["val"][True], kinds["val"][False]) == 0:
+    normal_val, anomalous_val = kinds["val"][True], kinds["val"][False]
+    if min(normal_val, anomalous_val) == 0:
         yield "train.selection", "last", "the videos are too few to keep some of both kinds for validation"
     else:
-        yield (
-            "train.selection",
-            "validation",
-            f"on {kinds['val'][True]} normal and {kinds['val'][False]} anomalous videos",
-        )
+        videos = f"on {normal_val} normal and {anomalous_val} anomalous videos"
+        yield "train.selection", "validation", videos
     yield "evaluate.timelines", min(8, len(usable["test"])), f"of {len(usable['test'])} test videos"

@@ -8,12 +8,12 @@ import json
 from pathlib import Path
 
 from vadclip.checkout import given_path, main_checkout
+from vadclip.clip.identity import is_file_name
 from vadclip.config import ClipParams, TrainParams
 from vadclip.errors import InputError
 from vadclip.files import atomic_path, sha256_file
 
 _PACKAGE = Path(__file__).parents[1]
-WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 
 
 def named_files(clip: ClipParams, train: TrainParams) -> dict[str, str]:
@@ -21,7 +21,7 @@ def named_files(clip: ClipParams, train: TrainParams) -> dict[str, str]:
     files = {}
     if clip.config_name.endswith(".json"):
         files["clip.model"] = clip.config_name
-    if clip.weights_name.endswith(WEIGHTS_SUFFIXES) or Path(clip.weights_name).is_file():
+    if is_file_name(clip.weights_name):
         files["clip.pretrained"] = clip.weights_name
     if train.checkpoint is not None:
         files["train.checkpoint"] = train.checkpoint

@@ -40,7 +40,7 @@ class Probe:
     error: str | None = None
     intact: bool = False
     seekable: bool = True
-    """See `video.reader.VideoInfo` for both."""
+    """See `frame_reader.VideoInfo` for both."""
 
 
 _SCHEMA = pa.schema(
@@ -84,17 +84,14 @@ class ProbeCache:
         if not self._fresh:
             return
         with held_alone(self._file.with_suffix(".lock"), "noting what files hold", wait=True):
-            self._write()
-
-    def _write(self) -> None:
-        self._entries = {**self._entries, **_read(self._file), **self._fresh}
-        self._fresh = {}
-        rows = [
-            {"path": path, **asdict(identity), **asdict(probe)}
-            for path, (identity, probe) in sorted(self._entries.items())
-        ]
-        with atomic_path(self._file) as temporary:
-            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
+            self._entries |= _read(self._file) | self._fresh
+            self._fresh = {}
+            rows = [
+                {"path": path, **asdict(identity), **asdict(probe)}
+                for path, (identity, probe) in sorted(self._entries.items())
+            ]
+            with atomic_path(self._file) as temporary:
+                pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), temporary)
 
 
 def _read(file: Path) -> dict[str, tuple[Identity, Probe]]:

@@ -74,11 +74,9 @@ def probe_files(
     try:
         with track(len(todo), "ingest: looking into files", "files") as progress:
             answers = [run_supervised(look_into, near, limits, workers or _cores())] if near else []
-            if far:
-                assert execution is not None
-                answers.append(
-                    _on_cluster(far, execution, max(limits[path] for path in far), progress.message)
-                )
+            if execution and far:
+                longest = max(limits[path] for path in far)
+                answers.append(_on_cluster(far, execution, longest, progress.message))
             for path, answer, failure in chain.from_iterable(answers):
                 found[path], lasting = answer or (Probe(bytes=max(0, todo[path].size), error=failure), True)
                 if lasting:
@@ -167,15 +165,14 @@ def _identify(path: str, remote: Mapping[str, Identity | OSError]) -> Identity |
     """Return a file's identity, or a finding that needs no look into it."""
     try:
         if is_remote(path):
-            identity_or_error = remote[path]
-            if isinstance(identity_or_error, OSError):
-                raise identity_or_error
-            identity = identity_or_error
+            identity = remote[path]
+            if isinstance(identity, OSError):
+                raise identity
         else:
             status = os.stat(path)
-            identity = Identity(size=status.st_size, stamp=str(status.st_mtime_ns))
             if not stat.S_ISREG(status.st_mode):
-                return Probe(error="it is a folder or a device, not a file")
+                raise IsADirectoryError(path)
+            identity = Identity(size=status.st_size, stamp=str(status.st_mtime_ns))
     except FileNotFoundError:
         return Probe(error=MISSING)
     except IsADirectoryError:

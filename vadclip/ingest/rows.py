@@ -18,14 +18,7 @@ from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.probing import MISSING, probe_files
 from vadclip.ingest.validation_split import carve_validation
 from vadclip.ingest.video_row import is_untimed, video_row
-from vadclip.manifest import (
-    SNIPPET_FRAMES,
-    SPLITS,
-    Manifest,
-    Video,
-    dataset_root,
-    locate,
-)
+from vadclip.manifest import SNIPPET_FRAMES, SPLITS, Manifest, Video, dataset_root, locate
 from vadclip.remote import shown
 
 SHOWN_FAILURES = 20
@@ -63,15 +56,16 @@ def ingest(
     # A table that is wrong already is checked to its end; only files that can add to the error are opened.
     wanted = [video for video in raw.videos if not problems or (video.split == "test" and video.segments)]
     probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache, execution)
+    looked = list(zip(wanted, probes, strict=True))
     if raw.name == "table":
-        _check_root(wanted, probes, dataset_root(params))
-        _add(problems, _copies(wanted, probes))
+        _check_root(looked, dataset_root(params))
+        _add(problems, _copies(looked))
     if not raw.may_overrun:
-        _add(problems, _overruns(wanted, probes))
+        _add(problems, _overruns(looked))
     if problems:
         rows = "; ".join(f"{origin}: {wrong}" for origin, wrong in problems.items())
         raise InputError(f"{len(problems)} bad rows: {rows}")
-    videos = [video_row(video, probe, raw.classes) for video, probe in zip(wanted, probes, strict=True)]
+    videos = [video_row(video, probe, raw.classes) for video, probe in looked]
     if not any(video.split == "val" for video in videos):
         carved = carve_validation(videos, split.val_fraction, split.seed)
         videos = [replace(video, split="val") if video.video_id in carved else video for video in videos]
@@ -85,55 +79,41 @@ def _add(problems: dict[str, str], more: Iterable[tuple[str, str]]) -> None:
         problems[origin] = f"{problems[origin]}, {wrong}" if origin in problems else wrong
 
 
-def _check_root(videos: Sequence[RawVideo], probes: Sequence[Probe], root: str) -> None:
+def _check_root(looked: Sequence[tuple[RawVideo, Probe]], root: str) -> None:
     """Raise InputError where most files are not there: then the root is wrong, not the files."""
-    missing = [video for video, probe in zip(videos, probes, strict=True) if probe.error == MISSING]
-    if videos and 2 * len(missing) > len(videos):
+    missing = [video for video, probe in looked if probe.error == MISSING]
+    if 2 * len(missing) > len(looked):
         raise InputError(
-            f"dataset.root {root}: {len(missing):,} of the {len(videos):,} files that dataset.table lists "
+            f"dataset.root {root}: {len(missing):,} of the {len(looked):,} files that dataset.table lists "
             f"are not there, {locate(missing[0].uri, root)} for one: set dataset.root to the folder "
             "that the table's paths are relative to, or mount its disk"
         )
 
 
-def _copies(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
+def _copies(looked: Iterable[tuple[RawVideo, Probe]]) -> Iterator[tuple[str, str]]:
     """Find equal content that trains and tests, or that has two labels."""
     firsts: dict[str, list[RawVideo]] = {}
-    for video, probe in zip(videos, probes, strict=True):
+    for video, probe in looked:
         if probe.error is not None:
             continue
         for first in firsts.setdefault(probe.content_hash, []):
             if (first.split == "test") != (video.split == "test"):
-                yield (
-                    video.origin,
-                    (
-                        f"its file is the same as that of {first.origin}, and one is in {first.split}, the "
-                        f"other in {video.split}: remove one"
-                    ),
-                )
-                break
-            if set(first.labels) != set(video.labels):
-                yield (
-                    video.origin,
-                    (
-                        f"its file is the same as that of {first.origin}, and one is labelled "
-                        f"{'|'.join(first.labels)} and the other {'|'.join(video.labels)}: remove one"
-                    ),
-                )
-                break
+                differ = f"one is in {first.split}, the other in {video.split}"
+            elif set(first.labels) != set(video.labels):
+                differ = f"one is labelled {'|'.join(first.labels)} and the other {'|'.join(video.labels)}"
+            else:
+                continue
+            yield video.origin, f"its file is the same as that of {first.origin}, and {differ}: remove one"
+            break
         firsts[probe.content_hash].append(video)
 
 
-def _overruns(videos: Sequence[RawVideo], probes: Sequence[Probe]) -> Iterator[tuple[str, str]]:
-    for video, probe in zip(videos, probes, strict=True):
-        if video.split == "test" and probe.error is None:
-            for part in video.segments:
-                if part.end_frame > probe.num_frames:
-                    segment = f"{part.start_frame}-{part.end_frame}"
-                    yield (
-                        video.origin,
-                        f"segment {segment} ends behind the {probe.num_frames} frames there are",
-                    )
+def _overruns(looked: Iterable[tuple[RawVideo, Probe]]) -> Iterator[tuple[str, str]]:
+    for video, probe in looked:
+        for part in video.segments if video.split == "test" and probe.error is None else ():
+            if part.end_frame > probe.num_frames:
+                segment = f"segment {part.start_frame}-{part.end_frame}"
+                yield video.origin, f"{segment} ends behind the {probe.num_frames} frames there are"
 
 
 def probe_videos(
