@@ -11,7 +11,7 @@ from vadclip.config import load_params
 from vadclip.extract.fill import fill_store
 from vadclip.extract.ledger import scratch_faults
 from vadclip.extract.on_ray import run_units
-from vadclip.extract.store import FeatureStore, lock
+from vadclip.extract.store import FeatureStore
 from vadclip.features.provenance import Provenance
 from vadclip.files import write_text_atomic
 from vadclip.manifest import ManifestFile, dataset_root
@@ -28,7 +28,7 @@ def main() -> None:
         provenance = Provenance.encoded(clip, params.clip.precision, params.extract.frames_per_snippet)
     else:
         provenance = Provenance.imported(clip_width(params.clip))
-    with scratch_faults(), lock(FEATURES):
+    with scratch_faults():
         filled = fill_store(
             FeatureStore(FEATURES, CACHE, provenance, tell=print),
             manifest,

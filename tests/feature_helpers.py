@@ -11,7 +11,7 @@ from vadclip.extract.encode import Extracted
 from vadclip.extract.failures import Failure
 from vadclip.extract.fill import fill_store
 from vadclip.extract.merge import SHARD_LIMITS, ShardLimits
-from vadclip.extract.store import FeatureStore, lock
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
 from vadclip.features.index import IndexRow, read_index
@@ -115,11 +115,8 @@ def fill(
 ) -> Filled:
     """One run of the extract stage in `folder`/features, with a runner in the workers' place."""
     features, cache = folder / "features", folder / ".cache"
-    with lock(features):
-        store = FeatureStore(features, cache, provenance, tell, shard_limits)
-        return fill_store(
-            store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner
-        )
+    store = FeatureStore(features, cache, provenance, tell, shard_limits)
+    return fill_store(store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner)
 
 
 def index_rows(folder: Path) -> tuple[IndexRow, ...]:

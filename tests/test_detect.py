@@ -31,6 +31,7 @@ from vadclip.detect.threshold import describe
 from vadclip.errors import InputError, VideoError
 from vadclip.events import Peak, threshold_from_peaks
 from vadclip.features.index import read_index
+from vadclip.files import held_alone
 from vadclip.ingest.probe_cache import Probe
 from vadclip.ingest.video_row import video_row
 from vadclip.manifest import Manifest, Segment, write_manifest
@@ -190,6 +191,12 @@ def test_a_folder_belongs_to_one_model(world, found, tmp_path):
     assert (found[0] / "events.json").read_bytes() == before
     with pytest.raises(InputError, match="is no folder of detections and not empty"):
         _run(world, world / "videos")
+
+
+def test_a_second_detection_into_the_folder_is_refused_at_once(world, found):
+    refused = pytest.raises(InputError, match=r"vadclip detect is at work here as process \d+: wait for it, ")
+    with held_alone(found[0] / ".cache" / "lock", "vadclip detect"), refused:
+        _run(world, found[0])
 
 
 def test_another_clip_is_refused(world, tmp_path):

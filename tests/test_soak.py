@@ -18,7 +18,7 @@ from soak_helpers import BROKEN, CHANGED, GROUPS, Clips, KilledActors
 from vadclip.clip.identity import identify_clip
 from vadclip.config import IngestParams
 from vadclip.extract.fill import fill_store
-from vadclip.extract.store import FeatureStore, lock
+from vadclip.extract.store import FeatureStore
 from vadclip.features.provenance import Provenance
 from vadclip.ingest.rows import ingest
 
@@ -84,11 +84,10 @@ def test_every_video_is_accounted_for(
     provenance = Provenance.encoded(identify_clip(clip, tmp_path / ".cache"), clip.precision, 1)
     killed = KilledActors(clip, provenance, EXECUTION, tmp_path / "marks", seed=count, between=between)
     started = time.monotonic()
-    with lock(tmp_path / "features"):
-        store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)
-        filled = fill_store(
-            store, manifest.videos, str(root), params, unit_images=5 if count < 200 else 8, run_units=killed
-        )
+    store = FeatureStore(tmp_path / "features", tmp_path / ".cache", provenance)
+    filled = fill_store(
+        store, manifest.videos, str(root), params, unit_images=5 if count < 200 else 8, run_units=killed
+    )
     memory = ", ".join(
         f"{rss:.0f}" for rss in islice(killed.rss_mb, 0, None, max(1, len(killed.rss_mb) // 12))
     )

@@ -33,11 +33,12 @@ from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
 from vadclip.extract.ledger import scratch_faults
 from vadclip.extract.on_ray import run_units as run_on_ray
-from vadclip.extract.store import FeatureStore, lock
+from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import Unit
 from vadclip.extract.video_cache import default_cache
 from vadclip.features.index import IndexRow, read_index
 from vadclip.features.reader import FeatureReader
+from vadclip.files import held_alone
 from vadclip.ingest.probing import probe_files
 from vadclip.ingest.video_row import video_row
 from vadclip.labels import Classes
@@ -109,7 +110,7 @@ def detect(request: Request, console: Console) -> list[Result]:
             info.normal_peaks, selection=info.selection, max_flagged=request.max_flagged_normal
         )
     claim(out, request.model)
-    with lock(out / FEATURES), scratch_faults():
+    with held_alone(out / CACHE / "lock", "vadclip detect"), scratch_faults():
         videos = _probed(sources, info.classes, request)
         # A cluster's actors have the GPUs; this machine need not have one.
         loaded = load(request.model, clip=request.clip, device="cpu" if request.cluster else request.device)

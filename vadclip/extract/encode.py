@@ -125,20 +125,14 @@ class OpenVideo:
         self._reader = self._key = None
 
 
-@dataclass(frozen=True)
-class _Frames:
-    """Resized frames of a slice."""
-
-    number: int
-    """Of the slice within its unit."""
-    frames_NHW3: NDArray[np.uint8]
+_Frames = tuple[int, NDArray[np.uint8]]
+"""The number of a slice within its unit, and resized frames_NHW3 of it."""
 
 
 @dataclass(frozen=True)
 class _End:
-    """A slice is read to its end."""
+    """How the reading of a slice ended."""
 
-    number: int
     reached: int = 0
     lost: int = 0
     error: VideoError | None = None
@@ -154,40 +148,37 @@ def extract(unit: Unit, encoder: Encoder, videos: OpenVideo, *, batch_images: in
     # So many frames that their crops fill whole batches.
     at_once = batch_images // math.gcd(batch_images, len(unit.crops))
     features: list[list[NDArray[np.float32]]] = [[] for _ in unit.slices]
-    ends: dict[int, _End] = {}
-    reading = in_background(_read_unit(unit, encoder.image_size, videos, out, beat), _QUEUED_BATCHES)
+    ends: list[_End] = []
+    reading = in_background(_read_unit(unit, encoder.image_size, videos, out, ends, beat), _QUEUED_BATCHES)
     with closing(reading):
-        for group in _groups(reading, at_once, ends, out):
+        for group in _groups(reading, at_once, out):
             with out.clock("encode"):
-                frames_NHW3 = np.concatenate([frames.frames_NHW3 for frames in group])
+                frames_NHW3 = np.concatenate([frames_NHW3 for _, frames_NHW3 in group])
                 features_NCD = encoder.encode_crops(frames_NHW3, unit.crops, batch_images)
             images, at = features_NCD.shape[0] * features_NCD.shape[1], 0
-            for frames in group:
-                features[frames.number].append(features_NCD[at : at + len(frames.frames_NHW3)])
-                at += len(frames.frames_NHW3)
+            for number, frames_NHW3 in group:
+                features[number].append(features_NCD[at : at + len(frames_NHW3)])
+                at += len(frames_NHW3)
             out.counts["images"] += images
             beat(images)
-    for number, part in enumerate(unit.slices):
-        features_NCD = np.concatenate(
-            [np.empty((0, len(unit.crops), encoder.embed_dim), np.float32), *features[number]]
-        )
-        _finish_slice(part, ends[number], features_NCD, unit.frames_per_snippet, out)
+    none_NCD = np.empty((0, len(unit.crops), encoder.embed_dim), np.float32)
+    for part, end, parts in zip(unit.slices, ends, features, strict=True):
+        _finish_slice(part, end, np.concatenate([none_NCD, *parts]), unit.frames_per_snippet, out)
     return out
 
 
 def frame_numbers(part: Slice, frames_per_snippet: int) -> range:
     """Frames of a slice that the encoder sees: the middle one of each snippet, or all."""
     first, stop = part.start * SNIPPET_FRAMES, part.stop * SNIPPET_FRAMES
-    return (
-        range(first, stop)
-        if frames_per_snippet == SNIPPET_FRAMES
-        else range(first + _MIDDLE, stop, SNIPPET_FRAMES)
-    )
+    if frames_per_snippet == SNIPPET_FRAMES:
+        return range(first, stop)
+    return range(first + _MIDDLE, stop, SNIPPET_FRAMES)
 
 
 def _read_unit(
-    unit: Unit, image_size: int, videos: OpenVideo, out: Extracted, beat: Beat
-) -> Generator[_Frames | _End, None, None]:
+    unit: Unit, image_size: int, videos: OpenVideo, out: Extracted, ends: list[_End], beat: Beat
+) -> Generator[_Frames, None, None]:
+    """Yield the frames of one slice after the other; note in `ends` how each ended."""
     from vadclip.clip.crops import resize_frames
 
     for number, part in enumerate(unit.slices):
@@ -210,22 +201,20 @@ def _read_unit(
                     break
                 with out.clock("resize"):
                     frames_NHW3 = resize_frames(frames_NHW3, image_size)
-                yield _Frames(number, frames_NHW3)
+                yield number, frames_NHW3
             out.counts["frames"] += max(0, reader.reached - part.since_frame)
             out.counts[f"slices_{reader.decoder}"] += 1
-            yield _End(number, reader.reached, reader.lost)
+            ends.append(_End(reader.reached, reader.lost))
         except VideoError as error:
             videos.close()
-            yield _End(number, error=error)
+            ends.append(_End(error=error))
         except BaseException:
             videos.close()
             raise
 
 
-def _groups(
-    read: Iterator[_Frames | _End], at_once: int, ends: dict[int, _End], out: Extracted
-) -> Iterator[list[_Frames]]:
-    """Cut what is read into groups of exactly `at_once` frames, the last one smaller; note the ends."""
+def _groups(read: Iterator[_Frames], at_once: int, out: Extracted) -> Iterator[list[_Frames]]:
+    """Cut what is read into groups of exactly `at_once` frames, the last one smaller."""
     group: list[_Frames] = []
     room = at_once
     while True:
@@ -233,14 +222,11 @@ def _groups(
             item = next(read, None)
         if item is None:
             break
-        if isinstance(item, _End):
-            ends[item.number] = item
-            continue
-        rest_NHW3 = item.frames_NHW3
+        number, rest_NHW3 = item
         while len(rest_NHW3):
-            group.append(_Frames(item.number, rest_NHW3[:room]))
+            group.append((number, rest_NHW3[:room]))
             rest_NHW3 = rest_NHW3[room:]
-            room -= len(group[-1].frames_NHW3)
+            room -= len(group[-1][1])
             if room == 0:
                 yield group
                 group, room = [], at_once

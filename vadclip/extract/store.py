@@ -7,8 +7,6 @@ the next run goes on with.
 An empty store is filled with the same bytes however the work is cut, ordered, and however often killed.
 """
 
-import fcntl
-import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,22 +27,8 @@ from vadclip.features.shards import Block, Shard, write_shard
 from vadclip.manifest import SNIPPET_FRAMES, Video, Videos
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """Hold the store alone for as long as this process lives; InputError if another process does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise InputError(f"{folder}: another extraction is writing here; wait for it or stop it") from None
-    finally:
-        os.close(handle)
-
-
 class FeatureStore:
-    """The store of one provenance in `folder`; hold `lock(folder)` while using it.
+    """The store of one provenance in `folder`, which no other process may use meanwhile.
 
     Opening moves shards of another provenance aside, to `<cache>/superseded/<fingerprint>/`, those of this
     one back from there, and damaged ones to `<cache>/damaged/`; `tell` gets a line about each damaged one.
