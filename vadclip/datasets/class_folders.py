@@ -5,12 +5,9 @@ from pathlib import Path
 
 from vadclip.errors import InputError
 
-VIDEO_SUFFIXES = tuple(
-    f".{suffix}"
-    for suffix in (
-        "mp4", "m4v", "mov", "mkv", "webm", "avi", "ts", "m2ts", "mts", "mpg", "mpeg", "flv", "wmv", "asf",
-        "ogv", "3gp", "mxf", "dav", "ifv", "nuv", "mxg", "mjpg", "mjpeg",
-    )
+VIDEO_SUFFIXES = (
+    ".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".m2ts", ".mts", ".mpg", ".mpeg", ".flv", ".wmv",
+    ".asf", ".ogv", ".3gp", ".mxf", ".dav", ".ifv", ".nuv", ".mxg", ".mjpg", ".mjpeg",
 )  # fmt: skip
 """Of files that count as videos inside a folder."""
 

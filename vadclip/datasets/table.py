@@ -26,8 +26,8 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vadclip.checkout import given_path
@@ -64,36 +64,28 @@ def load(params: DatasetParams) -> RawDataset:
     if not is_remote(root) and not Path(root).is_dir():
         raise InputError(f"dataset.root {root}: no such folder")
     parsed = [_parse(row, root) for row in rows]
-    classes = classes_from((label for row in parsed for label in row.labels), params.classes)
+    videos = [video for video, _ in parsed]
+    classes = classes_from((label for video in videos for label in video.labels), params.classes)
     first_rows: dict[str, str] = {}
     problems = {}
-    for row in parsed:
-        wrong = [*row.problems, *_label_problems(row, classes)]
-        if row.uri:
-            first = first_rows.setdefault(row.uri, row.origin)
-            if first != row.origin:
-                wrong.append(f"the same video (duplicate id) as {first}")
+    for video, faults in parsed:
+        wrong = [*faults, *_label_problems(video, classes)]
+        first = first_rows.setdefault(video.uri, video.origin)
+        if video.uri and first != video.origin:
+            wrong.append(f"the same video (duplicate id) as {first}")
         if wrong:
-            problems[row.origin] = ", ".join(wrong)
-    ids = video_ids(row.uri for row in parsed if row.uri)
-    notes = _label_notes(parsed)
-    if ignored := sum(row.split != "test" and bool(row.segments) for row in parsed):
+            problems[video.origin] = ", ".join(wrong)
+    ids = video_ids(video.uri for video in videos if video.uri)
+    notes = _label_notes(videos)
+    if ignored := sum(video.split != "test" and bool(video.segments) for video in videos):
         notes.append(f"{path}: segments of {ignored} train and val videos are not used")
     return RawDataset(
         name=params.name,
         classes=classes,
         videos=tuple(
-            RawVideo(
-                uri=row.uri,
-                labels=row.labels,
-                split=row.split,
-                segments=row.segments,
-                video_id=ids[row.uri],
-                source_id=row.group or ids[row.uri],
-                origin=row.origin,
-            )
-            for row in parsed
-            if row.uri and first_rows[row.uri] == row.origin
+            replace(video, video_id=ids[video.uri], source_id=video.source_id or ids[video.uri])
+            for video in videos
+            if video.uri and first_rows[video.uri] == video.origin
         ),
         problems=problems,
         notes=tuple(notes),
@@ -129,18 +121,6 @@ def video_ids(uris: Iterator[str]) -> dict[str, str]:
 
 def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
-
-
-@dataclass(frozen=True)
-class _Row:
-    origin: str
-    uri: str
-    """Empty if the path is unusable."""
-    labels: tuple[str, ...]
-    split: str
-    segments: tuple[Segment, ...]
-    group: str
-    problems: tuple[str, ...]
 
 
 def _read_rows(path: Path) -> Iterator[tuple[int, dict[str, str], bool]]:
@@ -197,7 +177,8 @@ def _as_meant(path: str, root: str) -> str:
     return next((each for each in spellings if each and os.path.exists(os.path.join(root, each))), plain)
 
 
-def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
+def _parse(row: tuple[int, dict[str, str], bool], root: str) -> tuple[RawVideo, list[str]]:
+    """Return a row's video, not named yet, and what is wrong; `uri` is empty where the path is unusable."""
     number, cells, complete = row
     problems = []
     if not complete:
@@ -229,15 +210,16 @@ def _parse(row: tuple[int, dict[str, str], bool], root: str) -> _Row:
             segments += [_segment(part.strip(), labels)] if part.strip() else []
         except ValueError as error:
             problems.append(str(error))
-    return _Row(
-        origin=f"row {number} ({shown(cells['path'])[:_SHOWN]})",
+    video = RawVideo(
         uri=uri,
         labels=tuple(label for label in labels if label),
         split=split,
         segments=tuple(segments),
-        group=cells.get("group", "").strip(),
-        problems=tuple(problems),
+        video_id="",
+        source_id=cells.get("group", "").strip(),
+        origin=f"row {number} ({shown(cells['path'])[:_SHOWN]})",
     )
+    return video, problems
 
 
 def _relative_uri(path: str, root: str) -> str:
@@ -268,36 +250,36 @@ def _segment(text: str, labels: tuple[str, ...]) -> Segment:
     return Segment(start, end, label or labels[0])
 
 
-def _label_problems(row: _Row, classes: Classes) -> list[str]:
+def _label_problems(video: RawVideo, classes: Classes) -> list[str]:
     problems = [
         f"unknown label {label!r} (dataset.classes has {', '.join(classes.labels)})"
-        for label in row.labels
+        for label in video.labels
         if label not in classes.labels
     ]
-    if classes.normal in row.labels:
-        if len(row.labels) > 1:
+    if classes.normal in video.labels:
+        if len(video.labels) > 1:
             problems.append(f"{classes.normal} (normal) together with another label")
-        if row.segments:
+        if video.segments:
             problems.append(f"segments on a {classes.normal} (normal) video, which has no anomaly")
     return problems
 
 
-def _label_notes(rows: Sequence[_Row]) -> list[str]:
+def _label_notes(videos: Iterable[RawVideo]) -> list[str]:
     """Say of each label that looks like a mistake which rows have it."""
-    by_label: dict[str, list[_Row]] = {}
-    for row in rows:
-        for label in row.labels:
-            by_label.setdefault(label, []).append(row)
+    by_label: dict[str, list[RawVideo]] = {}
+    for video in videos:
+        for label in video.labels:
+            by_label.setdefault(label, []).append(video)
     notes = []
     for label, having in by_label.items():
-        where = ", ".join(row.origin for row in having[:_NAMED_ROWS])
+        where = ", ".join(video.origin for video in having[:_NAMED_ROWS])
         where += f" and {len(having) - _NAMED_ROWS} more" if len(having) > _NAMED_ROWS else ""
         near = [other for other in by_label if len(by_label[other]) > len(having) and _one_edit(label, other)]
         if near:
             notes.append(f"label {label!r} is one edit away from {near[0]!r}: is it meant? {where}")
         elif len(having) == 1:
             notes.append(f"label {label!r} occurs once: {where}")
-        elif all(row.split == "test" for row in having):
+        elif all(video.split == "test" for video in having):
             notes.append(f"label {label!r} occurs in test only, so no training video shows it: {where}")
     return notes
 
