@@ -346,8 +346,9 @@ def read_yaml(path: Path) -> object:
 
 
 def _complaint(detail: Mapping[str, Any]) -> str:
-    key, kind, message = ".".join(map(str, detail["loc"])), detail["type"], str(detail["msg"])
-    known = ", ".join(_section_at(detail["loc"][:-1]).model_fields)
+    location, kind, message = detail["loc"], detail["type"], str(detail["msg"])
+    section: Any = Params if len(location) < 2 else Params.model_fields[location[0]].annotation
+    key, known = ".".join(map(str, location)), ", ".join(section.model_fields)
     if kind == "extra_forbidden" and key in _MOVED:
         return f"{key}: {_MOVED[key]}"
     if kind == "extra_forbidden":
@@ -357,17 +358,6 @@ def _complaint(detail: Mapping[str, Any]) -> str:
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     return f"{key} is {detail.get('input')!r}: {message[0].lower()}{message[1:]}"
-
-
-def _section_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    section: type[BaseModel] = Params
-    for name in location:
-        field = section.model_fields.get(str(name))
-        annotation = field.annotation if field else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            break
-        section = annotation
-    return section
 
 
 def flatten(sections: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -70,19 +70,11 @@ def fuse_quick_gelu(tower: nn.Module) -> int:
     fused = 0
     for module in list(tower.modules()):
         for name, child in list(module.named_children()):
-            if layers := _quick_gelu_layers(child):
-                setattr(module, name, OnePassQuickGelu(*layers))
+            layers = dict(child.named_children())
+            if list(layers) == ["c_fc", "gelu", "c_proj"] and isinstance(layers["gelu"], QuickGELU):
+                c_fc, c_proj = layers["c_fc"], layers["c_proj"]
+                assert isinstance(c_fc, nn.Linear)
+                assert isinstance(c_proj, nn.Linear)
+                setattr(module, name, OnePassQuickGelu(c_fc, c_proj))
                 fused += 1
     return fused
-
-
-def _quick_gelu_layers(module: nn.Module) -> tuple[nn.Linear, nn.Linear] | None:
-    """Return the two layers of an MLP of open_clip's with QuickGELU between them, None for anything else."""
-    parts = dict(module.named_children())
-    if not isinstance(module, nn.Sequential) or list(parts) != ["c_fc", "gelu", "c_proj"]:
-        return None
-    c_fc, c_proj = parts["c_fc"], parts["c_proj"]
-    if not isinstance(c_fc, nn.Linear) or not isinstance(c_proj, nn.Linear):
-        return None
-    biased = c_fc.bias is not None and c_proj.bias is not None
-    return (c_fc, c_proj) if biased and isinstance(parts["gelu"], QuickGELU) else None

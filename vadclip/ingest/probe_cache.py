@@ -3,8 +3,9 @@
 Deleting the file changes nothing but the time that the next ingest takes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -43,21 +44,18 @@ class Probe:
     """See `frame_reader.VideoInfo` for both."""
 
 
+_TYPES: dict[Any, Any] = {
+    int: pa.int64(),
+    float: pa.float64(),
+    bool: pa.bool_(),
+    str: pa.string(),
+    str | None: pa.string(),
+}
 _SCHEMA = pa.schema(
-    [
-        ("path", pa.string()),
-        ("size", pa.int64()),
-        ("stamp", pa.string()),
-        ("num_frames", pa.int64()),
-        ("fps", pa.float64()),
-        ("width", pa.int64()),
-        ("height", pa.int64()),
-        ("bytes", pa.int64()),
-        ("content_hash", pa.string()),
-        ("error", pa.string()),
-        ("intact", pa.bool_()),
-        ("seekable", pa.bool_()),
-    ],
+    {
+        "path": pa.string(),
+        **{field.name: _TYPES[field.type] for kind in (Identity, Probe) for field in fields(kind)},
+    },
     metadata={"vadclip.probe_version": PROBE_VERSION},
 )
 
