@@ -6,11 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 from clip_helpers import random_state, tiny_config, write_clip
-from torch import Tensor
 from torch.nn import functional as F
 
 from vadclip.clip.frozen import load_clip
-from vadclip.clip.text import TextTower
 from vadclip.config import ModelParams
 from vadclip.labels import Classes
 from vadclip.model.losses import vadclip_loss
@@ -37,12 +35,12 @@ variants = pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS.key
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> TextTower:
+def text(tmp_path_factory):
     params = write_clip(tmp_path_factory.mktemp("clip"), tiny_config(), random_state(tiny_config(), seed=1))
     return load_clip(params, device="cpu").text
 
 
-def _model(config: VadClipConfig, text: TextTower) -> VadClip:
+def _model(config, text):
     """A model whose parameters depend on their names alone, so that variants share those they share."""
     model = VadClip(config, CLASSES, text)
     with torch.no_grad():
@@ -53,7 +51,7 @@ def _model(config: VadClipConfig, text: TextTower) -> VadClip:
     return model
 
 
-def _batch() -> tuple[Tensor, Tensor, Tensor]:
+def _batch():
     generator = torch.Generator().manual_seed(0)
     base = torch.randn(6, 1, 64, generator=generator)
     visual_BTD = base + 0.7 * torch.randn(6, 12, 64, generator=generator)
@@ -62,7 +60,7 @@ def _batch() -> tuple[Tensor, Tensor, Tensor]:
     return visual_BTD, lengths_B, torch.eye(3)[torch.tensor([0, 1, 2, 0, 1, 2])]
 
 
-def _loss(model: VadClip):
+def _loss(model):
     visual_BTD, lengths_B, labels_BK = _batch()
     return vadclip_loss(model(visual_BTD, lengths_B), labels_BK, lengths_B, 0.1)
 
@@ -74,7 +72,7 @@ def test_the_default_is_the_official_model():
 
 
 @variants
-def test_gradients_reach_every_parameter_and_nothing_else(config: VadClipConfig, text: TextTower):
+def test_gradients_reach_every_parameter_and_nothing_else(config, text):
     model = _model(config, text)
     _loss(model).total.backward()
     for name, parameter in model.named_parameters():
@@ -85,7 +83,7 @@ def test_gradients_reach_every_parameter_and_nothing_else(config: VadClipConfig,
 
 
 @variants
-def test_it_trains(config: VadClipConfig, text: TextTower):
+def test_it_trains(config, text):
     model = _model(config, text)
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
@@ -98,7 +96,7 @@ def test_it_trains(config: VadClipConfig, text: TextTower):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_each_is_another_function(text: TextTower):
+def test_each_is_another_function(text):
     """Parameters of one name have one value in all variants, so what differs is the function."""
     visual_BTD, lengths_B, _ = _batch()
     anomaly, classes = {}, {}
@@ -154,10 +152,10 @@ def test_no_temporal_module_passes_features_on():
     assert not list(encoder.parameters())
 
 
-def test_visual_prompts_by_their_definition(text: TextTower):
+def test_visual_prompts_by_their_definition(text):
     visual_BTD, lengths_B, _ = _batch()
 
-    def expected(model: VadClip, weights: Tensor | None, b: int) -> Tensor:
+    def expected(model, weights, b):
         v_TD = model.temporal(visual_BTD, lengths_B)[b]
         text_KD = model.text_features()
         if weights is not None:
@@ -180,7 +178,7 @@ def test_visual_prompts_by_their_definition(text: TextTower):
             assert (model.alignment.visual_prompt is None) == (kind == "none")
 
 
-def test_the_hand_crafted_prompt_is_clips_own_text(text: TextTower):
+def test_the_hand_crafted_prompt_is_clips_own_text(text):
     model = _model(replace(OFFICIAL, prompt="hand_crafted"), text)
     sentences = [TEMPLATE.format(prompt) for prompt in CLASSES.prompts]
     assert sentences[2] == "a video from a CCTV camera of a car accident"
@@ -188,7 +186,7 @@ def test_the_hand_crafted_prompt_is_clips_own_text(text: TextTower):
     assert not any("prompts" in name for name in model.state_dict())
 
 
-def test_the_loss_is_that_of_the_branches_there_are(text: TextTower):
+def test_the_loss_is_that_of_the_branches_there_are(text):
     both, no_text, only = (
         _loss(_model(VARIANTS[name], text))
         for name in ("temporal local_gcn", "hand-crafted", "classification")
@@ -202,7 +200,7 @@ def test_the_loss_is_that_of_the_branches_there_are(text: TextTower):
     assert set(alignment.there) == {"alignment", "contrast"}
 
 
-def test_without_an_alignment_branch_there_is_no_text(text: TextTower):
+def test_without_an_alignment_branch_there_is_no_text(text):
     model = _model(VARIANTS["classification"], text)
     visual_BTD, lengths_B, _ = _batch()
     assert model.text_features() is None

@@ -2,7 +2,6 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,15 @@ from vadclip.pool.pool import Pool
 
 
 class Echo:
-    def __init__(self, files: Mapping[str, str]) -> None:
+    def __init__(self, files):
         pass
 
-    def run(self, task: int, beat: Callable[[float], None]) -> int:
+    def run(self, task, beat):
         return task
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
+def one_ray():
     # The pool finds it running, as in a cluster's job. Without an autoscaler, Ray keeps what it is asked.
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}")
@@ -32,12 +31,12 @@ def one_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def asked() -> list[dict[str, float]]:
+def asked():
     return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL) or "[]")
 
 
 @pytest.mark.parametrize(("actors", "expected"), [(None, 5), (1, 1)])
-def test_room_is_asked_for_as_many_actors_as_there_is_work_for(actors: int | None, expected: int) -> None:
+def test_room_is_asked_for_as_many_actors_as_there_is_work_for(actors, expected):
     execution = execution_params(actors=actors, cpus_per_actor=0.5)
     with Pool(Echo, execution) as pool:
         outcomes = pool.run(range(5))

@@ -37,11 +37,11 @@ class Case:
     error: str | None = None
 
 
-def short(frames: int) -> str:
+def short(frames):
     return f"too short: {frames} of the 16 frames of a snippet can be decoded"
 
 
-def failed(error: str) -> dict:
+def failed(error):
     return {"frames": 0, "rows": 0, "status": "failed", "error": error}
 
 
@@ -99,14 +99,14 @@ CORPUS = {
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     for name, case in CORPUS.items():
         case.make(folder / name)
     return folder
 
 
-def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
+def test_each_file_ends_as_documented(corpus, tmp_path):
     table = [
         f'"{name}",{"Fire" if number % 3 == 0 else "Normal"},train,' for number, name in enumerate(CORPUS)
     ]
@@ -165,7 +165,7 @@ def test_each_file_ends_as_documented(corpus: Path, tmp_path: Path) -> None:
     assert kept[lossy] == ("ok", 12, "74 of 200 pictures cannot be decoded")
 
 
-def test_a_good_file_that_breaks_between_ingest_and_extraction(tmp_path: Path) -> None:
+def test_a_good_file_that_breaks_between_ingest_and_extraction(tmp_path):
     names = ["gone.mp4", "emptied.mp4", "shorter.mp4", "whole.mp4"]
     for name in names:
         write_video(tmp_path / "videos" / name, 41 if name == "gone.mp4" else 40)

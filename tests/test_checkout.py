@@ -17,7 +17,7 @@ from vadclip.manifest import dataset_root
 
 
 @pytest.fixture
-def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def copy(tmp_path, monkeypatch):
     """A clone of a repository as `dvc exp run --temp` starts a stage in it."""
     main = tmp_path / "main"
     (main / "tables").mkdir(parents=True)
@@ -34,7 +34,7 @@ def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "copy"
 
 
-def test_a_copy_takes_what_git_tracks_from_itself_and_the_rest_from_the_main_checkout(copy: Path) -> None:
+def test_a_copy_takes_what_git_tracks_from_itself_and_the_rest_from_the_main_checkout(copy):
     main = copy.with_name("main")
     assert main_checkout() == main
     assert shared_cache() == main / ".cache"
@@ -47,7 +47,7 @@ def test_a_copy_takes_what_git_tracks_from_itself_and_the_rest_from_the_main_che
     assert given_path("/data/videos") == Path("/data/videos")
 
 
-def test_the_sample_and_a_tables_folder_follow(copy: Path) -> None:
+def test_the_sample_and_a_tables_folder_follow(copy):
     main = copy.with_name("main")
     fixed = {"source": "videos", "annotations": None, "classes": None, "untimed": "error"}
     sample = DatasetParams(name="sample", root=None, table=None, **fixed)
@@ -57,7 +57,7 @@ def test_the_sample_and_a_tables_folder_follow(copy: Path) -> None:
     assert dataset_root(table.model_copy(update={"root": None})) == str(copy / "tables")
 
 
-def test_a_named_weights_file_is_the_main_checkouts_and_inputs_json_the_same(copy: Path) -> None:
+def test_a_named_weights_file_is_the_main_checkouts_and_inputs_json_the_same(copy):
     clip = ClipParams(model="ViT-B-16-quickgelu", pretrained="weights.pt", quick_gelu=True, precision="fp32")
     assert clip.weights_name == str(copy.with_name("main") / "weights.pt")
     assert clip.config_name == "ViT-B-16-quickgelu"
@@ -65,7 +65,7 @@ def test_a_named_weights_file_is_the_main_checkouts_and_inputs_json_the_same(cop
     assert json.loads(Path("inputs.json").read_text())["clip.pretrained"]["path"] == "weights.pt"
 
 
-def test_the_main_checkout_takes_everything_from_itself(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_main_checkout_takes_everything_from_itself(copy, monkeypatch):
     monkeypatch.chdir(copy.with_name("main"))
     assert shared_cache() == Path(".cache")
     assert given_path("weights.pt") == Path("weights.pt")
@@ -81,12 +81,9 @@ with held_alone(Path(sys.argv[1]), "a test"):
 """
 
 
-def test_the_holder_of_a_lock_is_named_and_waited_for(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_holder_of_a_lock_is_named_and_waited_for(tmp_path, capfd):
     lock = tmp_path / "new" / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, lock, "1"], stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     refused = (
         rf"^a test is at work here as process {holder.pid}: wait for it, or stop it with `kill {holder.pid}`"
@@ -99,10 +96,9 @@ def test_the_holder_of_a_lock_is_named_and_waited_for(
         assert lock.read_text().startswith("another\n")
 
 
-def test_a_killed_holder_holds_nothing(tmp_path: Path) -> None:
+def test_a_killed_holder_holds_nothing(tmp_path):
     lock = tmp_path / "lock"
     holder = subprocess.Popen([sys.executable, "-c", HOLD, lock, "60"], stdout=subprocess.PIPE)
-    assert holder.stdout is not None
     holder.stdout.readline()
     holder.kill()
     holder.wait()

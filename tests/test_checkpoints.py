@@ -231,7 +231,7 @@ def test_golden_checkpoints_as_trainings_leave_them(ucf, tmp_path, leave):
 def test_what_is_no_checkpoint_is_said(tmp_path):
     path = tmp_path / "x.pth"
 
-    def said(content: object) -> str:
+    def said(content):
         if content is not None:
             torch.save(content, path)
         with pytest.raises(InputError) as error:

@@ -1,7 +1,5 @@
 """The frozen CLIP: what may be loaded, that features are the plain computation's and rows stand alone."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import open_clip
@@ -13,12 +11,11 @@ from torch.nn import functional as F
 from vadclip.clip.crops import crop_frames
 from vadclip.clip.frozen import load_clip, resize_frames, resize_size, tokenize
 from vadclip.clip.text import end_positions
-from vadclip.config import ClipParams
 from vadclip.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("clip")
 
 
@@ -28,7 +25,7 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def params(folder: Path, state) -> ClipParams:
+def params(folder, state):
     return write_clip(folder, tiny_config(), state)
 
 
@@ -37,7 +34,7 @@ def clip(params):
     return load_clip(params, device="cpu")
 
 
-def _scene(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+def _scene(count, height, width, seed=0):
     """Frames with both smooth shading and hard edges."""
     rng = np.random.default_rng(seed)
     frames = []
@@ -62,14 +59,14 @@ def test_resized_size_is_the_published_one_in_proportion():
 @pytest.mark.parametrize(
     ("height", "width"), [(240, 320), (1080, 1920), (151, 201), (100, 90)], ids=lambda side: str(side)
 )
-def test_resize_is_bilinear_with_half_pixel_centres(height: int, width: int):
+def test_resize_is_bilinear_with_half_pixel_centres(height, width):
     frames = _scene(2, height, width)
     resized = resize_frames(frames, 224)
     assert resized.dtype == np.uint8
     assert resized.shape == (2, 256, 340, 3)
 
     # The definition, in float64: sample at (i + 0.5) * scale - 0.5, edges repeated, no antialias.
-    def taps(size: int, new: int):
+    def taps(size, new):
         at = (np.arange(new) + 0.5) * size / new - 0.5
         low = np.floor(at).astype(int)
         return np.clip(low, 0, size - 1), np.clip(low + 1, 0, size - 1), at - low
@@ -108,7 +105,7 @@ def test_ten_crops_of_224():
 
 
 @pytest.mark.parametrize(("image_size", "patch", "width"), [(224, 32, 128), (64, 16, 64)], ids=["224", "64"])
-def test_ten_crop_features_equal_the_plain_computation(tmp_path, image_size: int, patch: int, width: int):
+def test_ten_crop_features_equal_the_plain_computation(tmp_path, image_size, patch, width):
     config = tiny_config()
     config["vision_cfg"] |= {"image_size": image_size, "patch_size": patch, "width": width, "head_width": 64}
     state = random_state(config)
@@ -172,7 +169,7 @@ def test_no_frames_give_no_rows(clip):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-def test_half_precision_stays_close_and_keeps_text_and_fingerprint(tmp_path, clip, state, precision: str):
+def test_half_precision_stays_close_and_keeps_text_and_fingerprint(tmp_path, clip, state, precision):
     half = load_clip(write_clip(tmp_path, tiny_config(), state, precision=precision), device="cpu")
     frames = _scene(3, *resize_size(32)[::-1])
     ours, full = (torch.from_numpy(each.encode_crops(frames, [0], 4)[:, 0]) for each in (half, clip))
@@ -198,7 +195,7 @@ def test_tokens_are_open_clips_and_case_does_not_count():
         ("fire " * 80, r"has 80 tokens but the text tower takes 75: shorten it"),
     ],
 )
-def test_prompts_that_do_not_fit(prompt: str, complaint: str):
+def test_prompts_that_do_not_fit(prompt, complaint):
     with pytest.raises(InputError, match=complaint):
         tokenize([prompt])
 

@@ -4,7 +4,6 @@ import hashlib
 import json
 import struct
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import open_clip
@@ -19,7 +18,7 @@ from vadclip.errors import InputError
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> Path:
+def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("clip")
 
 
@@ -29,7 +28,7 @@ def state():
 
 
 @pytest.fixture(scope="module")
-def params(folder: Path, state) -> ClipParams:
+def params(folder, state):
     return write_clip(folder, tiny_config(), state)
 
 
@@ -126,7 +125,7 @@ def test_loading_leaves_the_random_seed_alone(params):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def _torchscript(path: Path) -> None:
+def _torchscript(path):
     # What torch.jit.save writes: beside the data, code and its constants.
     with zipfile.ZipFile(path, "w") as archive:
         for member in ("data.pkl", "code/__torch__.py", "constants.pkl", "version"):
@@ -154,7 +153,7 @@ def _torchscript(path: Path) -> None:
         ),
     ],
 )
-def test_weights_files_that_cannot_be_used(tmp_path, params, name: str, make, complaint: str):
+def test_weights_files_that_cannot_be_used(tmp_path, params, name, make, complaint):
     if make is not None:
         make(tmp_path / name)
     with pytest.raises(InputError, match=complaint) as caught:
@@ -188,7 +187,7 @@ def test_a_config_file_may_say_quick_gelu(tmp_path, params, clip, state):
 # ---- names and tags
 
 
-def _tag(model: str, pretrained: str = "openai", quick_gelu: bool | None = None) -> ClipParams:
+def _tag(model, pretrained="openai", quick_gelu=None):
     return ClipParams(model=model, pretrained=pretrained, quick_gelu=quick_gelu, precision="fp32")
 
 
@@ -218,7 +217,7 @@ def _tag(model: str, pretrained: str = "openai", quick_gelu: bool | None = None)
         (_tag("coca_ViT-B-32", "laion2b_s13b_b90k"), r"open_clip cannot build it: .*multimodal_cfg"),
     ],
 )
-def test_models_and_tags_that_cannot_be_used(params: ClipParams, complaint: str):
+def test_models_and_tags_that_cannot_be_used(params, complaint):
     with pytest.raises(InputError, match=complaint):
         load_clip(params, device="cpu")
 
@@ -234,7 +233,7 @@ def test_models_and_tags_that_cannot_be_used(params: ClipParams, complaint: str)
         (json.dumps(tiny_config(depth=3)), "open_clip cannot build it: .*depth"),
     ],
 )
-def test_config_files_that_cannot_be_used(tmp_path, config: str, complaint: str):
+def test_config_files_that_cannot_be_used(tmp_path, config, complaint):
     (tmp_path / "clip.json").write_text(config)
     try:
         state = open_clip.CLIP(**json.loads(config)).state_dict()

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import ray
 import yaml
-from cluster_helpers import Errands, Nodes, Sabotaged, running_cluster
+from cluster_helpers import Errands, Sabotaged, running_cluster
 from conftest import PROJECT
 from execution_helpers import execution_params
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
@@ -24,43 +23,41 @@ from test_hostile_input import declare_samples
 from video_helpers import numbered_frame, write_video
 
 from vadclip.clip.identity import identify_clip
-from vadclip.config import ClipParams, ExecutionParams
 from vadclip.errors import InputError
-from vadclip.extract.encode import Extracted
 from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import clip_files
 from vadclip.extract.store import FeatureStore
-from vadclip.extract.units import Unit, split_unit
+from vadclip.extract.units import split_unit
 from vadclip.features.index import read_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
 from vadclip.ingest import probing
 from vadclip.ingest.probing import probe_files
-from vadclip.manifest import Manifest, write_manifest
-from vadclip.pool.pool import Outcome, Pool
+from vadclip.manifest import write_manifest
+from vadclip.pool.pool import Pool
 
 ray.cloudpickle.register_pickle_by_value(cluster_helpers)  # nodes do not have the tests either
 
 
 @pytest.fixture(scope="module")
-def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+def nodes(tmp_path_factory):
     with running_cluster(tmp_path_factory.mktemp("cluster")) as started:
         yield started
 
 
-def options(nodes: Nodes, **changes: float | None) -> ExecutionParams:
+def options(nodes, **changes):
     settings = {
         "max_attempts": 2, "stall_seconds": 20,
     }  # fmt: skip
     return execution_params(ray_address=nodes.address, **{**settings, **changes})
 
 
-def test_code_and_files_travel_to_nodes_that_have_neither(nodes: Nodes, tmp_path: Path) -> None:
+def test_code_and_files_travel_to_nodes_that_have_neither(nodes, tmp_path):
     """Each node keeps one copy of a file, which the next run finds; none has the project."""
     path = tmp_path / "weights.bin"
     path.write_bytes(os.urandom(100_000))
 
-    def import_it() -> None:
+    def import_it():
         import vadclip  # noqa: F401
 
     ray.init(nodes.address, log_to_driver=False, logging_level="ERROR")
@@ -85,11 +82,11 @@ def test_code_and_files_travel_to_nodes_that_have_neither(nodes: Nodes, tmp_path
     assert len(list(nodes.folder.rglob("weights.bin"))) == 3
 
 
-def test_nodes_that_join_get_workers(nodes: Nodes, tmp_path: Path) -> None:
-    told: list[str] = []
-    added: list[str] = []
+def test_nodes_that_join_get_workers(nodes, tmp_path):
+    told = []
+    added = []
 
-    def progress(amount: float) -> None:
+    def progress(amount):
         if not added and len(list((tmp_path / "at work").glob("*"))) == 3:
             added.append(nodes.add())
 
@@ -101,7 +98,7 @@ def test_nodes_that_join_get_workers(nodes: Nodes, tmp_path: Path) -> None:
     nodes.remove(added[0], orderly=True)
 
 
-def test_without_a_node_that_fits_the_run_waits_then_gives_up(nodes: Nodes, tmp_path: Path) -> None:
+def test_without_a_node_that_fits_the_run_waits_then_gives_up(nodes, tmp_path):
     """The one node with a GPU holds two workers by halves; then it is gone."""
     halves = options(nodes, cpus_per_actor=0.5, gpus_per_actor=0.5)
     with pytest.raises(InputError, match=r"any number of actors of 0\.5 CPUs and 0\.5 GPUs each; there: "):
@@ -109,9 +106,9 @@ def test_without_a_node_that_fits_the_run_waits_then_gives_up(nodes: Nodes, tmp_
     gpu = nodes.add(num_gpus=1)
     with pytest.raises(InputError, match="the workers do not fit; asked: 3 actors"):
         Pool(partial(Errands, tmp_path), options(nodes, gpus_per_actor=0.5, actors=3)).__enter__()
-    told: list[str] = []
+    told = []
 
-    def progress(amount: float) -> None:
+    def progress(amount):
         if gpu in nodes.ids and len(list((tmp_path / "at work").glob(f"{gpu}*"))) == 2:
             nodes.remove(gpu, orderly=True)
 
@@ -125,16 +122,16 @@ def test_without_a_node_that_fits_the_run_waits_then_gives_up(nodes: Nodes, tmp_
     assert told[-1].startswith("waiting for nodes; asked: any number of actors")
 
 
-def test_other_work_on_the_cluster_is_waited_for(nodes: Nodes, tmp_path: Path) -> None:
+def test_other_work_on_the_cluster_is_waited_for(nodes, tmp_path):
     class Other:
-        def ready(self) -> None: ...
+        def ready(self): ...
 
-    told: list[str] = []
+    told = []
     with Pool(partial(Errands, tmp_path), options(nodes), quiet_seconds=0.5) as pool:
         others = [ray.remote(num_cpus=1)(Other).remote() for _ in nodes.ids]
         ray.get([other.ready.remote() for other in others])
 
-        def tell(line: str) -> None:
+        def tell(line):
             told.append(line)
             for other in others:
                 ray.kill(other)
@@ -148,7 +145,7 @@ def test_other_work_on_the_cluster_is_waited_for(nodes: Nodes, tmp_path: Path) -
     assert "free of that: 0 CPUs" in told[0]
 
 
-def test_an_interrupted_run_leaves_the_cluster_free(nodes: Nodes, tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_the_cluster_free(nodes, tmp_path):
     code = """
 import sys
 from test_cluster import *
@@ -174,7 +171,7 @@ run_stage(main)
     ray.shutdown()
 
 
-def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
+def wait_for(reached, process=None):
     deadline = time.monotonic() + 240
     while not reached():
         assert process is None or process.poll() is None, "it ended too early"
@@ -185,7 +182,7 @@ def wait_for(reached: Callable[[], bool], process: "subprocess.Popen[str] | None
 # The real stage
 
 
-def make_corpus(folder: Path, names: Sequence[str]) -> Manifest:
+def make_corpus(folder, names):
     """Write a video of 48 frames and a few for each name, no two alike."""
     videos = []
     for number, name in enumerate(names):
@@ -195,13 +192,13 @@ def make_corpus(folder: Path, names: Sequence[str]) -> Manifest:
     return make_manifest(videos)
 
 
-def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], np.ndarray]:
+def arrays(folder, manifest):
     reader = FeatureReader(folder / "features", manifest)
     good = [row.video_id for row in read_index(folder / "features")[0] if row.status == "ok"]
     return {(name, crop): reader.array(name, crop).copy() for name in good for crop in range(5)}
 
 
-def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Path) -> None:
+def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes, tmp_path):
     """A video kills every worker, one sticks in native code, a SIGKILL; a node is lost and one joins."""
     good = [f"good{number}" for number in range(6)]
     manifest = make_corpus(tmp_path / "videos", [*good, "killed", "lost", "poison", "stuck"])
@@ -209,19 +206,19 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
     provenance = Provenance.encoded(identify_clip(clip, tmp_path), clip.precision, params.frames_per_snippet)
     notes = tmp_path / "notes"
     notes.mkdir()
-    told: list[str] = []
+    told = []
 
     def run_units(
-        units: Sequence[Unit], *, progress: Callable[[float], None],
-        tell: Callable[[str], None], **more: Callable[..., bool],
-    ) -> Generator[Outcome[Unit, Extracted], None, None]:  # fmt: skip
-        def act(amount: float) -> None:
+        units, *, progress,
+        tell, **more
+    ):  # fmt: skip
+        def act(amount):
             progress(amount)
             doomed = notes / "node to remove"
             if doomed.exists() and doomed.read_text() in nodes.ids:
                 nodes.remove(doomed.read_text(), orderly=False)
 
-        def listen(line: str) -> None:
+        def listen(line):
             told.append(line)
             if " is gone, " in line:
                 nodes.add()
@@ -258,9 +255,7 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes: Nodes, tmp_path: Pat
         np.testing.assert_array_equal(rows[key], array, err_msg=str(key))
 
 
-def test_remote_videos_are_looked_into_by_the_nodes(
-    nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_remote_videos_are_looked_into_by_the_nodes(nodes, tmp_path, monkeypatch):
     """With what this machine would find, and the same bound of memory; not one is read here."""
     write_video(tmp_path / "set" / "a#1.mp4", 40)
     (tmp_path / "set" / "text.mp4").write_text("no video")
@@ -275,7 +270,7 @@ def test_remote_videos_are_looked_into_by_the_nodes(
     assert probe_files(paths, tmp_path / "there", execution=execution_params(ray_address="no:1")) == here
 
 
-def make_stage(folder: Path, videos: Path) -> tuple[Manifest, ClipParams]:
+def make_stage(folder, videos):
     """A project whose CLIP is named by paths that only it knows; its videos lie elsewhere."""
     manifest = make_corpus(videos, [f"v{number:02d}" for number in range(30)])
     write_manifest(manifest, folder / "manifest.parquet")
@@ -289,9 +284,7 @@ def make_stage(folder: Path, videos: Path) -> tuple[Manifest, ClipParams]:
     return manifest, clip
 
 
-def test_a_driver_killed_while_its_actors_live_and_the_same_command_again(
-    nodes: Nodes, tmp_path: Path
-) -> None:
+def test_a_driver_killed_while_its_actors_live_and_the_same_command_again(nodes, tmp_path):
     """Nodes see no project. A second driver is refused meanwhile; before the third, a shard is damaged."""
     project = nodes.project
     manifest, clip = make_stage(project, tmp_path / "videos")

@@ -1,25 +1,24 @@
 """params.yaml: strict, typed, and every complaint names the key and what is known."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import yaml
 from conftest import PROJECT
 
-from vadclip.config import Params, flatten, load_params
+from vadclip.config import flatten, load_params
 from vadclip.errors import InputError
 
 DEFAULTS = yaml.safe_load((PROJECT / "params.yaml").read_text())
 
 
-def _load(tmp_path: Path, content: object) -> Params:
+def _load(tmp_path, content):
     path = tmp_path / "params.yaml"
     path.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
     return load_params(path)
 
 
-def _changed(key: str, value: object) -> dict:
+def _changed(key, value):
     content = copy.deepcopy(DEFAULTS)
     section, name = key.split(".")
     content[section][name] = value

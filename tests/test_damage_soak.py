@@ -3,7 +3,6 @@
 import random
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
@@ -41,7 +40,7 @@ class Read:
     lost: int = 0
 
 
-def read(path: Path, slices: list[range], *, keep: bool, decoder: str = "pyav") -> Read:
+def read(path, slices, *, keep, decoder="pyav"):
     """Read slices, with one reader or with one each."""
     out, reader = Read({}), None
     for part in slices:
@@ -55,7 +54,7 @@ def read(path: Path, slices: list[range], *, keep: bool, decoder: str = "pyav") 
     return out
 
 
-def damage(data: bytearray, rng: random.Random) -> None:
+def damage(data, rng):
     """Zero, flip or overwrite some bytes, take some out, or cut the end off."""
     for _ in range(rng.choice([1, 1, 2, 4])):
         if len(data) < 2:
@@ -75,7 +74,7 @@ def damage(data: bytearray, rng: random.Random) -> None:
                 del data[max(at, len(data) // 2) :]
 
 
-def damaged(whole: Path, path: Path, rng: random.Random) -> None:
+def damaged(whole, path, rng):
     """Write a copy with damage in the file (one in three), or in single packets of it."""
     if rng.random() < 0.3:
         data = bytearray(whole.read_bytes())
@@ -103,9 +102,7 @@ def damaged(whole: Path, path: Path, rng: random.Random) -> None:
 
 @pytest.mark.soak
 @pytest.mark.parametrize(("codec", "suffix", "options"), STREAMS)
-def test_slices_of_damaged_videos(
-    codec: str, suffix: str, options: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slices_of_damaged_videos(codec, suffix, options, tmp_path, monkeypatch):
     monkeypatch.setenv("SVT_LOG", "0")
     texture = np.random.default_rng(0).integers(0, 256, (128, 192, 3), np.uint8)
     pictures = [np.roll(texture, (number, 3 * number), (0, 1))[:64, :96] for number in range(COUNT)]

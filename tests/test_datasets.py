@@ -1,7 +1,6 @@
 """Tables as read, before any video is opened."""
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -12,7 +11,7 @@ from vadclip.errors import InputError
 from vadclip.manifest import Segment
 
 
-def _table(folder: Path, text: str, **changes: object) -> DatasetParams:
+def _table(folder, text, **changes):
     path = folder / "videos.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
     params = DatasetParams(
@@ -22,7 +21,7 @@ def _table(folder: Path, text: str, **changes: object) -> DatasetParams:
     return params.model_copy(update=changes)
 
 
-def _rows(folder: Path, text: str, **changes: object):
+def _rows(folder, text, **changes):
     return load_dataset(_table(folder, text, **changes))
 
 
@@ -161,7 +160,7 @@ def test_a_missing_table_and_a_missing_root(tmp_path):
         "path,label,split\na.mp4,Fire,test\nsub\\b.mp4 ,Normal,train\n",
     ],
 )
-def test_tables_as_spreadsheets_write_them_are_taken_as_meant(text: str, tmp_path: Path) -> None:
+def test_tables_as_spreadsheets_write_them_are_taken_as_meant(text, tmp_path):
     (tmp_path / "sub").mkdir()
     for name in ("a.mp4", "sub/b.mp4"):
         (tmp_path / name).touch()
@@ -176,14 +175,14 @@ def test_tables_as_spreadsheets_write_them_are_taken_as_meant(text: str, tmp_pat
     )
 
 
-def test_a_name_that_exists_as_it_stands_is_taken_as_it_stands(tmp_path: Path) -> None:
+def test_a_name_that_exists_as_it_stands_is_taken_as_it_stands(tmp_path):
     for name in ("a.mp4 ", "a.mp4", "x\\y.mp4"):
         (tmp_path / name).touch()
     raw = _rows(tmp_path, "path,label\na.mp4 ,Normal\na.mp4,Normal\nx\\y.mp4,Fire\n")
     assert [video.uri for video in raw.videos] == ["a.mp4 ", "a.mp4", "x\\y.mp4"]
 
 
-def test_labels_that_look_like_mistakes_are_named_with_their_rows(tmp_path: Path) -> None:
+def test_labels_that_look_like_mistakes_are_named_with_their_rows(tmp_path):
     rows = ["a,Normal,train", "b,Normal,train", "c,Fighting,train", "d,Fighting,test", "e,Fihgting,train"]
     rows += ["f,Arson,test", "g,Arson,test", "h,Abuse,train"]
     assert _rows(tmp_path, "\n".join(["path,label,split", *rows])).notes == (

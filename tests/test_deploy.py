@@ -83,7 +83,6 @@ def test_names_within_the_manifest_agree(job):
 def test_versions_are_the_pinned_ones(job):
     assert job["spec"]["rayClusterSpec"]["rayVersion"] == PINS["ray"]
     base = re.search(r"^FROM rayproject/ray:([\d.]+)-py3(\d+)$", DOCKERFILE, re.MULTILINE)
-    assert base is not None
     assert base[1] == PINS["ray"]
     assert f"sys.version_info[:2] == (3, {base[2]})" in DOCKERFILE
     requires = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["requires-python"]
@@ -112,7 +111,6 @@ def test_the_image_holds_what_the_stages_of_a_job_import_and_its_context_no_more
 
 def test_entrypoint_runs_in_the_project(job):
     module = re.fullmatch(r"env --chdir=(\S+) python3 -m (\S+)", job["spec"]["entrypoint"])
-    assert module is not None
     assert importlib.util.find_spec(module[2]) is not None
     # The head alone mounts the project, and may write to it as the image's user.
     assert module[1] in {mount["mountPath"] for mount in container(head(job))["volumeMounts"]}

@@ -402,7 +402,7 @@ def test_the_examples_of_the_docs_run(world, found, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (PROJECT / "docs" / "library.md").read_text(), re.DOTALL)
     assert len(blocks) == 4
-    names: dict = {}
+    names = {}
     for block in blocks:
         exec(compile(block, "library.md", "exec"), names)
     events, labels, rows, figures = capsys.readouterr().out.strip().rsplit("\n", 3)

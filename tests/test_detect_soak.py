@@ -123,7 +123,7 @@ def test_rows_scores_and_events_are_the_pipelines(project, found):
     pipeline = FeatureReader(project / "features", manifest)
     theirs = read_scores(project / "scores.parquet")
     ours = read_scores(found / "scores.parquet")
-    rows: dict[str, dict[int, bytes]] = {}
+    rows = {}
     for path in (found / "features").glob("shard-*.parquet"):
         shard = Shard(path)
         for number, block in enumerate(shard.blocks):
@@ -196,7 +196,7 @@ def test_memory_is_bounded_over_eight_hours(tmp_path):
         [sys.executable, "-c", "from vadclip.cli import main; main()", "detect", "long"],
         cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
-    peaks: dict[str, float] = {}
+    peaks = {}
     while process.poll() is None:
         with contextlib.suppress(psutil.Error):
             for one in (psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)):

@@ -25,14 +25,14 @@ NEUTRAL = {
 LOGGING = "vadclip.tracking"
 
 
-def _module_file(module: str) -> Path | None:
+def _module_file(module):
     base = PROJECT / Path(*module.split("."))
     return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
 
 
-def _imports(path: Path) -> set[str]:
+def _imports(path):
     """Modules of this project that a file imports, anywhere in it, inside functions too."""
-    found: set[str] = set()
+    found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
@@ -43,9 +43,9 @@ def _imports(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] in {"vadclip", "flows"} and _module_file(name)}
 
 
-def _reached(module: str) -> set[str]:
+def _reached(module):
     """Every module that `module` imports, directly or not, through modules that can change a result."""
-    reached: set[str] = set()
+    reached = set()
     waiting = [module]
     while waiting:
         name = waiting.pop()
@@ -60,9 +60,9 @@ def _reached(module: str) -> set[str]:
     return reached
 
 
-def foreign_imports(module: str) -> set[str]:
+def foreign_imports(module):
     """Top-level names of other packages that a module and what it reaches import, neutral ones included."""
-    found: set[str] = set()
+    found = set()
     seen, waiting = set(), [module]
     while waiting:
         name = waiting.pop()
@@ -79,7 +79,7 @@ def foreign_imports(module: str) -> set[str]:
     return found - {"vadclip", "flows"} - set(sys.stdlib_module_names)
 
 
-def _place(module: str) -> str:
+def _place(module):
     """What stands for a module in dvc.yaml: its folder, or the file where it has none of its own."""
     package, name, *_ = module.split(".")
     folder = PROJECT / package / name
@@ -104,7 +104,7 @@ def test_every_stage_is_a_module_of_its_name():
     }
 
 
-def _outs(stage: dict) -> dict[str, dict]:
+def _outs(stage):
     listed = [out for kind in ("outs", "metrics", "plots") for out in stage.get(kind, [])]
     return {path: options for out in listed
             for path, options in (out.items() if isinstance(out, dict) else [(out, {})])}  # fmt: skip
@@ -117,7 +117,7 @@ def test_git_ignores_what_dvc_caches_and_keeps_what_it_does_not():
             assert ignored == options.get("cache", True), path
 
 
-def _other(value: object) -> object:
+def _other(value):
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
@@ -176,7 +176,7 @@ def finished(tmp_path_factory):
     return folder, repo
 
 
-def _stale(repo) -> set[str]:
+def _stale(repo):
     repo._reset()
     return {name.rpartition(":")[2] for name in repo.status()}
 

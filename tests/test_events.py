@@ -7,7 +7,7 @@ from vadclip.errors import InputError
 from vadclip.events import Event, Peak, find_events, runs_above, threshold_from_peaks
 
 
-def peaks(*values: float, hours: float | None = 0.5) -> list[Peak]:
+def peaks(*values, hours=0.5):
     return [Peak(f"v{number}", value, hours) for number, value in enumerate(values)]
 
 
@@ -22,11 +22,11 @@ def peaks(*values: float, hours: float | None = 0.5) -> list[Peak]:
         ([0.1, 0.9, 0.9, 0.5, 0.9, 0.1, 0.1, 0.1, 0.7], [(1, 5), (8, 9)]),
     ],
 )
-def test_runs(scores: list[float], runs: list[tuple[int, int]]) -> None:
+def test_runs(scores, runs):
     assert runs_above(scores, 0.5) == runs
 
 
-def test_an_event_has_the_class_that_is_most_probable_over_it() -> None:
+def test_an_event_has_the_class_that_is_most_probable_over_it():
     score_N = np.array([0.1, 0.8, 0.4, 0.6, 0.0], np.float32)
     # Over snippets 1 to 3 the means are 0.4 normal, 0.2, 0.4; normal never names an event.
     probability_NK = np.array(
@@ -38,7 +38,7 @@ def test_an_event_has_the_class_that_is_most_probable_over_it() -> None:
     assert find_events(score_N, None, 0.5)[0] == Event(1, 4, event.peak, event.mean, None, None)
 
 
-def test_a_threshold_lies_midway_between_two_peaks() -> None:
+def test_a_threshold_lies_midway_between_two_peaks():
     forty = peaks(*np.arange(40) / 100)
     threshold = threshold_from_peaks(forty, selection="last")
     # 5 % of 40 are 2, those at 0.39 and 0.38: midway between 0.38 and 0.37.
@@ -56,7 +56,7 @@ def test_a_threshold_lies_midway_between_two_peaks() -> None:
     )
 
 
-def test_where_no_video_may_be_flagged_none_is() -> None:
+def test_where_no_video_may_be_flagged_none_is():
     threshold = threshold_from_peaks(peaks(0.3, 0.6, 0.1, hours=None), selection="last")
     assert (threshold.value, threshold.flagged) == (0.6, 0)
     assert (threshold.hours, threshold.alarms_per_hour, threshold.alarms_interval) == (None, None, None)
@@ -67,7 +67,7 @@ def test_where_no_video_may_be_flagged_none_is() -> None:
     assert none.alarms_interval == pytest.approx((0.0, 3.6889 / 0.5), abs=1e-3)
 
 
-def test_without_peaks_it_must_be_given() -> None:
+def test_without_peaks_it_must_be_given():
     with pytest.raises(InputError, match=r"picked by 'official'.*give one with --threshold"):
         threshold_from_peaks([], selection="official")
     with pytest.raises(InputError, match="is 1: give one from 0 to below 1"):

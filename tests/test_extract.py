@@ -40,7 +40,7 @@ PROJECT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory):
     """Four videos of different kinds, 64 + 3 frames and more."""
     folder = tmp_path_factory.mktemp("corpus")
     write_video(folder / "a.mp4", 67)
@@ -50,7 +50,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def manifest_of(corpus: Path, names: str = "abcd"):
+def manifest_of(corpus, names="abcd"):
     videos = []
     for path in sorted(corpus.iterdir()):
         if path.stem in names:
@@ -63,16 +63,16 @@ def manifest_of(corpus: Path, names: str = "abcd"):
 # The straightforward computation
 
 
-def plain_frames(path: Path, rotation: int = 0) -> list[np.ndarray]:
+def plain_frames(path, rotation=0):
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     return [np.rot90(frame, rotation) for frame in frames]
 
 
-def plain_resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
+def plain_resize(frame, width, height):
     """Bilinear, half-pixel centres, clamped at the border, rounded to whole grey levels."""
 
-    def weights(size: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def weights(size, target):
         at = np.clip((np.arange(target) + 0.5) * size / target - 0.5, 0, size - 1)
         low = np.floor(at).astype(int)
         return low, np.minimum(low + 1, size - 1), at - low
@@ -83,7 +83,7 @@ def plain_resize(frame: np.ndarray, width: int, height: int) -> np.ndarray:
     return np.round(rows[:, low] * (1 - part)[:, None] + rows[:, high] * part[:, None])
 
 
-def plain_crop(picture: np.ndarray, crop: int, size: int) -> np.ndarray:
+def plain_crop(picture, crop, size):
     height, width = picture.shape[:2]
     x, y = {
         0: ((width - size) // 2, (height - size) // 2),
@@ -96,7 +96,7 @@ def plain_crop(picture: np.ndarray, crop: int, size: int) -> np.ndarray:
     return cut[:, ::-1] if crop >= 5 else cut
 
 
-def plain_features(frames: list[np.ndarray], crop: int, weights: Path, size: int) -> np.ndarray:
+def plain_features(frames, crop, weights, size):
     """Features [frames, 64] of whole frames, by open_clip's own encode_image, one by one."""
     model = open_clip.CLIP(**tiny_config(size), quick_gelu=True)
     state = {key: value for key, value in load_file(weights).items() if "token_embedding" not in key}
@@ -114,9 +114,7 @@ def plain_features(frames: list[np.ndarray], crop: int, weights: Path, size: int
 
 
 @pytest.mark.parametrize("size", [64, 224])
-def test_ten_crops_through_the_whole_path_equal_a_plain_computation(
-    size: int, corpus: Path, tmp_path: Path
-) -> None:
+def test_ten_crops_through_the_whole_path_equal_a_plain_computation(size, corpus, tmp_path):
     clip = tiny_clip(tmp_path / "clip", size)
     manifest = manifest_of(corpus, "abc")
     filled, _ = extract_here(tmp_path, manifest, corpus, clip, extract_params())
@@ -133,7 +131,7 @@ def test_ten_crops_through_the_whole_path_equal_a_plain_computation(
     assert filled.counts["images"] == (4 + 2) * 10 + 2
 
 
-def test_the_mean_of_sixteen_frames(corpus: Path, tmp_path: Path) -> None:
+def test_the_mean_of_sixteen_frames(corpus, tmp_path):
     clip = tiny_clip(tmp_path / "clip", 32)
     manifest = manifest_of(corpus, "a")
     params = extract_params(frames_per_snippet=16, train_crops=1)
@@ -145,7 +143,7 @@ def test_the_mean_of_sixteen_frames(corpus: Path, tmp_path: Path) -> None:
     assert filled.counts["images"] == 64
 
 
-def test_rows_depend_neither_on_decoder_nor_on_units(corpus: Path, tmp_path: Path) -> None:
+def test_rows_depend_neither_on_decoder_nor_on_units(corpus, tmp_path):
     clip = tiny_clip(tmp_path / "clip")
     manifest = manifest_of(corpus)
     stores = []
@@ -170,7 +168,7 @@ def test_rows_depend_neither_on_decoder_nor_on_units(corpus: Path, tmp_path: Pat
 # Units
 
 
-def test_units_are_cut_packed_and_sorted() -> None:
+def test_units_are_cut_packed_and_sorted():
     long = make_video("long", 16 * 100)
     small = [make_video(f"s{number}", 16 * 3) for number in range(5)]
     other = make_video("other", 16 * 7, "test")
@@ -198,12 +196,12 @@ def test_units_are_cut_packed_and_sorted() -> None:
         assert [unit.images for unit in units] == counts
 
 
-def test_a_unit_splits_into_single_videos() -> None:
+def test_a_unit_splits_into_single_videos():
     slices = tuple(Slice(name, "h", f"/{name}", 40, (0,), 0, 2) for name in "abc")
     assert [part.slices for part in split_unit(Unit(slices, 1))] == [(part,) for part in slices]
 
 
-def test_the_last_slice_is_read_to_the_videos_end() -> None:
+def test_the_last_slice_is_read_to_the_videos_end():
     assert Slice("a", "h", "/a", 69, (0,), 0, 2).until_frame == 32
     assert Slice("a", "h", "/a", 69, (0,), 2, 4).until_frame == 69
     assert list(frame_numbers(Slice("a", "h", "/a", 69, (0,), 2, 4), 1)) == [40, 56]
@@ -215,8 +213,8 @@ class Grey:
 
     image_size, embed_dim = 32, 2
 
-    def __init__(self) -> None:
-        self.calls: list[int] = []
+    def __init__(self):
+        self.calls = []
 
     def encode_crops(self, frames_NHW3, crops, batch_images):
         self.calls.append(len(frames_NHW3))
@@ -226,7 +224,7 @@ class Grey:
         )
 
 
-def test_encoder_batches_are_filled_across_videos(corpus: Path) -> None:
+def test_encoder_batches_are_filled_across_videos(corpus):
     """3 crops in batches of 8 images: 8 frames make three whole batches; only the last is smaller."""
     encoder, beats = Grey(), []
     slices = [Slice(p.stem, "h", str(p), probe(p).num_frames, (0, 1, 5), 0, probe(p).num_frames // 16)
@@ -243,9 +241,7 @@ def test_encoder_batches_are_filled_across_videos(corpus: Path) -> None:
     assert out.counts == {"images": 33, "frames": 67 + 40 + 35 + 50, "slices_pyav": 4}
 
 
-def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(
-    corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(corpus, tmp_path, monkeypatch):
     (tmp_path / "bad.mp4").write_bytes(b"")
     slices = [
         Slice("a", "h", str(corpus / "a.mp4"), 67, (0,), 0, 4),
@@ -275,7 +271,7 @@ def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(
     assert out.blocks == []
     assert out.failures[0].error == "its features are not finite: use clip.precision bf16 or fp32"
 
-    def unreadable(*arguments: object) -> None:
+    def unreadable(*arguments):
         raise OSError(errno.EIO, "Input/output error")
 
     monkeypatch.setattr("vadclip.video.frame_reader.scan", unreadable)
@@ -283,7 +279,7 @@ def test_a_video_at_fault_fails_alone_and_the_machines_faults_are_raised(
         extract(unit, Grey(), OpenVideo("decord"), batch_images=4, beat=lambda amount: None)
 
 
-def test_a_failing_encoder_leaves_no_thread_behind(corpus: Path) -> None:
+def test_a_failing_encoder_leaves_no_thread_behind(corpus):
     import threading
 
     class Failing(Grey):
@@ -299,7 +295,7 @@ def test_a_failing_encoder_leaves_no_thread_behind(corpus: Path) -> None:
 # The worker and the CLIP's identity
 
 
-def test_a_worker_refuses_a_machine_that_cannot_work(tmp_path: Path) -> None:
+def test_a_worker_refuses_a_machine_that_cannot_work(tmp_path):
     clip = tiny_clip(tmp_path / "clip")
     identity = identify_clip(clip, tmp_path)
     other = replace(Provenance.encoded(identity, "fp32", 1), clip_fingerprint="other")
@@ -307,12 +303,12 @@ def test_a_worker_refuses_a_machine_that_cannot_work(tmp_path: Path) -> None:
         ExtractWorker(clip, execution_params(), other, {})
 
 
-def test_a_full_gpu_ends_the_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_gpu_ends_the_run(corpus, tmp_path, monkeypatch):
     clip = tiny_clip(tmp_path / "clip")
     provenance = Provenance.encoded(identify_clip(clip, tmp_path), "fp32", 1)
     worker = ExtractWorker(clip, execution_params(encoder_batch=4), provenance, {})
 
-    def full(*arguments: object) -> None:
+    def full(*arguments):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(type(worker._clip), "encode_crops", full)
@@ -321,7 +317,7 @@ def test_a_full_gpu_ends_the_run(corpus: Path, tmp_path: Path, monkeypatch: pyte
         worker.run(unit, lambda amount: None)
 
 
-def test_a_clip_is_known_without_loading_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_is_known_without_loading_it_again(tmp_path, monkeypatch):
     clip = tiny_clip(tmp_path / "clip")
     first = identify_clip(clip, tmp_path / "cache")
     assert (first.name, first.image_size, first.embed_dim, first.quick_gelu) == ("clip.json", 32, 64, True)
@@ -340,7 +336,7 @@ def test_a_clip_is_known_without_loading_it_again(tmp_path: Path, monkeypatch: p
     assert identify_clip(other, tmp_path / "cache") == first
 
 
-def test_provenance_says_what_decides_a_row() -> None:
+def test_provenance_says_what_decides_a_row():
     identity = ClipIdentity("ViT-B-16-quickgelu", "f" * 64, True, 224, 512)
     one, mean = (Provenance.encoded(identity, "fp32", frames) for frames in (1, 16))
     assert one.fingerprint != mean.fingerprint
@@ -352,7 +348,7 @@ def test_provenance_says_what_decides_a_row() -> None:
     assert Provenance.from_json(one.to_json()) == one
 
 
-def test_no_space_is_one_line_and_with_space_it_completes(corpus: Path, tmp_path: Path) -> None:
+def test_no_space_is_one_line_and_with_space_it_completes(corpus, tmp_path):
     """Files may grow to 1 kB, which a unit's shard is over; then to 8 kB, which the merged one is over."""
     clip, manifest = tiny_clip(tmp_path / "clip"), manifest_of(corpus)
     identify_clip(clip, tmp_path / ".cache")
@@ -374,7 +370,7 @@ def test_no_space_is_one_line_and_with_space_it_completes(corpus: Path, tmp_path
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Path:
+def project(tmp_path):
     """A folder in which `python -m flows.extract` runs: 36 videos in as many units."""
     videos = []
     for number in range(36):
@@ -393,7 +389,7 @@ def project(tmp_path: Path) -> Path:
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(PROJECT)}
 
 
-def test_a_stage_killed_in_mid_run_goes_on_and_ends_the_same(project: Path) -> None:
+def test_a_stage_killed_in_mid_run_goes_on_and_ends_the_same(project):
     """Only what was at work at the kill is extracted twice; the bytes are those of one undisturbed run."""
     killed = subprocess.Popen(
         [sys.executable, "-m", "flows.extract"],

@@ -27,7 +27,6 @@ from vadclip.extract import merge
 from vadclip.extract.encode import Extracted
 from vadclip.extract.merge import ShardLimits
 from vadclip.extract.store import FeatureStore
-from vadclip.extract.units import Unit
 from vadclip.features.index import feature_fingerprint, read_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
@@ -48,7 +47,7 @@ MANIFEST = make_manifest(
 ROWS = {"long": 90, "b#1=2": 2, "été": 2, "c": 30}
 
 
-def check_all_rows(folder: Path, manifest=MANIFEST, rows=ROWS, train_crops: int = 5) -> None:
+def check_all_rows(folder, manifest=MANIFEST, rows=ROWS, train_crops=5):
     reader = FeatureReader(folder / "features", manifest)
     for video in manifest.videos:
         if video.video_id not in rows:
@@ -62,7 +61,7 @@ def check_all_rows(folder: Path, manifest=MANIFEST, rows=ROWS, train_crops: int 
             np.testing.assert_array_equal(got, made_up_rows(video.video_id, crop, 0, rows[video.video_id]))
 
 
-def test_a_run_fills_the_store_and_readers_find_every_row(tmp_path: Path) -> None:
+def test_a_run_fills_the_store_and_readers_find_every_row(tmp_path):
     runner = Runner()
     filled = fill(tmp_path, MANIFEST, runner)
     check_all_rows(tmp_path)
@@ -92,7 +91,7 @@ def test_a_run_fills_the_store_and_readers_find_every_row(tmp_path: Path) -> Non
     assert max(sizes) <= 50
 
 
-def test_the_schema_is_that_of_the_contract(tmp_path: Path) -> None:
+def test_the_schema_is_that_of_the_contract(tmp_path):
     fill(tmp_path, MANIFEST, Runner())
     (path,) = (tmp_path / "features").glob("shard-*")
     table = pq.read_table(path)
@@ -111,7 +110,7 @@ def test_the_schema_is_that_of_the_contract(tmp_path: Path) -> None:
         assert values == made_up_rows(video_id, crop, snippet, snippet + 1)[0].tolist()
 
 
-def test_rows_are_mapped_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_mapped_not_read(tmp_path, monkeypatch):
     fill(tmp_path, MANIFEST, Runner())
     reader = FeatureReader(tmp_path / "features", MANIFEST)
     monkeypatch.setattr(pq, "ParquetFile", lambda *_: pytest.fail("a row group was decoded"))
@@ -121,7 +120,7 @@ def test_rows_are_mapped_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("options", [{"compression": "zstd"}, {"data_page_size": 64, "compression": "none"}])
-def test_a_shard_with_another_layout_is_read_all_the_same(options: dict, tmp_path: Path) -> None:
+def test_a_shard_with_another_layout_is_read_all_the_same(options, tmp_path):
     """Such as one rewritten by another tool: compressed, or in many pages."""
     blocks = [Block("a", crop, 0, 50, 50, 800, "h") for crop in range(3)]
     arrays = [made_up_rows("a", crop, 0, 50) for crop in range(3)]
@@ -134,7 +133,7 @@ def test_a_shard_with_another_layout_is_read_all_the_same(options: dict, tmp_pat
     assert not shard.intact()
 
 
-def test_blocks_over_many_row_groups(tmp_path: Path) -> None:
+def test_blocks_over_many_row_groups(tmp_path):
     rows = [0, 5, 100, 0, 1, 30, 30, 0]
     blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h") for number, count in enumerate(rows)]
     arrays = [made_up_rows(block.video_id, 0, 7, 7 + block.rows) for block in blocks]
@@ -149,7 +148,7 @@ def test_blocks_over_many_row_groups(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [None, {"compression": "zstd", "row_group_size": 20}])
-def test_a_long_block_is_divided_among_row_groups(options: dict | None, tmp_path: Path) -> None:
+def test_a_long_block_is_divided_among_row_groups(options, tmp_path):
     """Writing a row group takes ten times its size, so that of a video of hours must not be one."""
     rows = [7, 100, 30, 5]
     blocks = [Block(f"v{number}", 0, 7, 7 + count, count, 1, "h") for number, count in enumerate(rows)]
@@ -170,7 +169,7 @@ def test_a_long_block_is_divided_among_row_groups(options: dict | None, tmp_path
     assert snippets == [7 + snippet for count in rows for snippet in range(count)]
 
 
-def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
+def test_what_is_not_there_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such file; the extract stage writes it"):
         FeatureReader(tmp_path / "features", MANIFEST)
     fill(tmp_path, MANIFEST, Runner())
@@ -192,7 +191,7 @@ def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
         FeatureReader(tmp_path / "features", MANIFEST)
 
 
-def test_a_run_that_adds_nothing_changes_no_byte_and_calls_nobody(tmp_path: Path) -> None:
+def test_a_run_that_adds_nothing_changes_no_byte_and_calls_nobody(tmp_path):
     fill(tmp_path, MANIFEST, Runner())
     before = contents(tmp_path)
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
@@ -204,7 +203,7 @@ def test_a_run_that_adds_nothing_changes_no_byte_and_calls_nobody(tmp_path: Path
     assert filled.summary() == "4 videos with 492 rows, 1 failed, 1 too short; nothing was missing"
 
 
-def test_equal_bytes_however_the_work_is_cut_and_ordered(tmp_path: Path) -> None:
+def test_equal_bytes_however_the_work_is_cut_and_ordered(tmp_path):
     fill(tmp_path / "a", MANIFEST, Runner(), unit_images=50)
     fill(tmp_path / "b", MANIFEST, Runner(order=lambda units: units[::-1]), unit_images=7)
     fill(tmp_path / "c", MANIFEST, Runner(order=lambda units: units[1::2] + units[::2]), unit_images=10_000)
@@ -213,7 +212,7 @@ def test_equal_bytes_however_the_work_is_cut_and_ordered(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("units_done", [0, 1, 5, 10])
-def test_an_interrupted_run_is_gone_on_with(units_done: int, tmp_path: Path) -> None:
+def test_an_interrupted_run_is_gone_on_with(units_done, tmp_path):
     first, second = Runner(), Runner()
     first.stop_after = units_done
     with pytest.raises(KeyboardInterrupt):
@@ -224,7 +223,7 @@ def test_an_interrupted_run_is_gone_on_with(units_done: int, tmp_path: Path) -> 
     assert contents(tmp_path / "a" / "features") == contents(tmp_path / "b" / "features")
 
 
-def test_many_shards(tmp_path: Path) -> None:
+def test_many_shards(tmp_path):
     """Shards are cut at a size, between crops; a later run leaves full ones alone."""
     limits = ShardLimits(row_bytes=90 * WIDTH * 2)
     fill(tmp_path, MANIFEST, Runner(), shard_limits=limits)
@@ -240,7 +239,7 @@ def test_many_shards(tmp_path: Path) -> None:
     assert len(names & later) == 5
 
 
-def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path: Path) -> None:
+def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path):
     """Very short videos: what lists them must not grow beyond bounds, and what is full stays as it is."""
     videos = [make_video(f"v{number:02d}", 16 + number, "test") for number in range(10)]
     limits = ShardLimits(blocks=4)
@@ -256,7 +255,7 @@ def test_shards_are_cut_at_a_number_of_blocks_too(tmp_path: Path) -> None:
     check_all_rows(tmp_path, grown, {video.video_id: video.num_frames // 16 for video in grown.videos})
 
 
-def test_videos_that_leave_or_change(tmp_path: Path) -> None:
+def test_videos_that_leave_or_change(tmp_path):
     fill(tmp_path, MANIFEST, Runner())
     edited = make_manifest(
         [replace(video, content_hash="new", num_frames=64) if video.video_id == "c" else video
@@ -276,7 +275,7 @@ def test_videos_that_leave_or_change(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("hashed", [False, True])
-def test_rows_of_a_video_whose_file_is_away_wait_for_it(hashed: bool, tmp_path: Path) -> None:
+def test_rows_of_a_video_whose_file_is_away_wait_for_it(hashed, tmp_path):
     """Its disk may not be mounted, or fail in passing. A video that left the manifest is gone (see above)."""
     fill(tmp_path, MANIFEST, Runner())
     before = contents(tmp_path / "features")
@@ -293,9 +292,7 @@ def test_rows_of_a_video_whose_file_is_away_wait_for_it(hashed: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("number", range(4))
-def test_half_a_video_that_waited_is_not_in_the_way_of_the_whole(
-    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_half_a_video_that_waited_is_not_in_the_way_of_the_whole(number, tmp_path, monkeypatch):
     """Killed as the whole one is there already and the half one still is, whichever is found first."""
     video = make_video(f"v{number}", 1600, "test")
     first = Runner()
@@ -309,7 +306,7 @@ def test_half_a_video_that_waited_is_not_in_the_way_of_the_whole(
 
     real = Path.unlink
 
-    def killed(path: Path, missing_ok: bool = False) -> None:
+    def killed(path, missing_ok=False):
         if path.name.startswith(("shard-", "part-")):
             raise KeyboardInterrupt
         real(path, missing_ok)
@@ -327,7 +324,7 @@ def test_half_a_video_that_waited_is_not_in_the_way_of_the_whole(
     check_all_rows(tmp_path, make_manifest([video]), {video.video_id: 100})
 
 
-def test_more_crops_are_added_and_fewer_are_only_hidden(tmp_path: Path) -> None:
+def test_more_crops_are_added_and_fewer_are_only_hidden(tmp_path):
     one, ten = (PARAMS.model_copy(update={"train_crops": crops}) for crops in (1, 10))
     fill(tmp_path, MANIFEST, Runner(), one)
     first = FeatureReader(tmp_path / "features", MANIFEST).fingerprint
@@ -351,7 +348,7 @@ def test_more_crops_are_added_and_fewer_are_only_hidden(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_another_provenance_never_mixes_and_comes_back(tmp_path: Path) -> None:
+def test_another_provenance_never_mixes_and_comes_back(tmp_path):
     fill(tmp_path, MANIFEST, Runner())
     before = contents(tmp_path / "features")
     other = replace(PROVENANCE, frames_per_snippet=16)
@@ -367,7 +364,7 @@ def test_another_provenance_never_mixes_and_comes_back(tmp_path: Path) -> None:
     assert not superseded.exists()
 
 
-def test_a_damaged_shard_is_put_aside_and_made_again(tmp_path: Path) -> None:
+def test_a_damaged_shard_is_put_aside_and_made_again(tmp_path):
     for damage in ("cut", "flipped bit", "no parquet"):
         folder = tmp_path / damage
         fill(folder, MANIFEST, Runner())
@@ -381,7 +378,7 @@ def test_a_damaged_shard_is_put_aside_and_made_again(tmp_path: Path) -> None:
         else:
             data = bytearray(b"hello")
         path.write_bytes(data)
-        told: list[str] = []
+        told = []
         runner = Runner()
         fill(folder, MANIFEST, runner, tell=told.append)
         assert runner.snippets == 492
@@ -391,11 +388,11 @@ def test_a_damaged_shard_is_put_aside_and_made_again(tmp_path: Path) -> None:
         assert "its videos are extracted again" in told[0]
 
 
-def test_a_kill_while_merging_doubles_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_kill_while_merging_doubles_no_row(tmp_path, monkeypatch):
     """The merged shard is there already, and the unmerged ones are there still."""
     real = Path.unlink
 
-    def killed(path: Path, missing_ok: bool = False) -> None:
+    def killed(path, missing_ok=False):
         if path.name.startswith("part-"):
             raise KeyboardInterrupt
         real(path, missing_ok)
@@ -413,7 +410,7 @@ def test_a_kill_while_merging_doubles_no_row(tmp_path: Path, monkeypatch: pytest
     check_all_rows(tmp_path)
 
 
-def test_a_video_that_ends_before_the_manifest_says(tmp_path: Path) -> None:
+def test_a_video_that_ends_before_the_manifest_says(tmp_path):
     """Decoding finds 700 of 1,445 frames: 43 rows, in whichever slices; nothing is asked for again."""
     runner = Runner(ends={"long": 700, "c": 12})
     fill(tmp_path, MANIFEST, runner)
@@ -427,7 +424,7 @@ def test_a_video_that_ends_before_the_manifest_says(tmp_path: Path) -> None:
     assert again.units == []
 
 
-def test_failed_videos_are_rows_and_the_rest_is_kept(tmp_path: Path) -> None:
+def test_failed_videos_are_rows_and_the_rest_is_kept(tmp_path):
     runner = Runner()
     runner.failing = {
         "long": ("no frame of it can be decoded", True),
@@ -462,7 +459,7 @@ def test_failed_videos_are_rows_and_the_rest_is_kept(tmp_path: Path) -> None:
     assert not (tmp_path / "features" / "failures.jsonl").exists()
 
 
-def test_a_long_video_that_kills_its_worker_is_given_up_once(tmp_path: Path) -> None:
+def test_a_long_video_that_kills_its_worker_is_given_up_once(tmp_path):
     """Its other slices are not tried any more, those there leave the store, and the rest is whole."""
 
     class Deadly(Runner):
@@ -483,7 +480,7 @@ def test_a_long_video_that_kills_its_worker_is_given_up_once(tmp_path: Path) -> 
     assert "long" not in table.column("video_id").to_pylist()
 
 
-def test_a_failure_line_cut_off_by_a_kill(tmp_path: Path) -> None:
+def test_a_failure_line_cut_off_by_a_kill(tmp_path):
     runner = Runner()
     runner.failing = {"c": ("broken", True)}
     fill(tmp_path, MANIFEST, runner)
@@ -494,12 +491,12 @@ def test_a_failure_line_cut_off_by_a_kill(tmp_path: Path) -> None:
     assert again.units == []
 
 
-def test_only_what_was_asked_for_is_taken_in(tmp_path: Path) -> None:
+def test_only_what_was_asked_for_is_taken_in(tmp_path):
     """A worker gone wrong publishes nothing."""
     rows = made_up_rows("x", 0, 0, 1)
 
     class Wrong(Runner):
-        def run(self, unit: Unit) -> Outcome:
+        def run(self, unit):
             outcome = super().run(unit)
             if self.kind == "other rows":
                 result = Extracted([unit.slices[0].block(9, rows=1, frames=16)], [rows])
@@ -521,8 +518,8 @@ def test_only_what_was_asked_for_is_taken_in(tmp_path: Path) -> None:
         assert list((tmp_path / kind / "features").glob("*-*.parquet")) == []
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object) -> None:
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(merge, "write_shard", full)
@@ -535,7 +532,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     check_all_rows(tmp_path)
 
 
-def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     features = tmp_path / "features"
     features.mkdir()
     (features / ".part.0123.tmp").write_bytes(b"half")
@@ -551,7 +548,7 @@ def test_leftovers_of_a_killed_run_are_cleared(tmp_path: Path) -> None:
         ("gs://b/f", "gcloud storage cp gs://b/f/*.parquet {}/ && rm {}/store.json"),
     ],
 )
-def test_a_store_in_a_bucket_is_brought_home(uri: str, copy: str, tmp_path: Path) -> None:
+def test_a_store_in_a_bucket_is_brought_home(uri, copy, tmp_path):
     (tmp_path / "store.json").write_text(json.dumps({"version": 1, "uri": uri, "shards": []}))
     command = re.escape(copy.format(tmp_path, tmp_path))
     with pytest.raises(InputError, match=command):
@@ -560,7 +557,7 @@ def test_a_store_in_a_bucket_is_brought_home(uri: str, copy: str, tmp_path: Path
         FeatureReader(tmp_path, MANIFEST)
 
 
-def test_fingerprints_tell_what_features_were_made_from(tmp_path: Path) -> None:
+def test_fingerprints_tell_what_features_were_made_from(tmp_path):
     fill(tmp_path, MANIFEST, Runner())
     rows = index_rows(tmp_path)
     same = feature_fingerprint(rows, PROVENANCE)
@@ -574,6 +571,6 @@ def test_fingerprints_tell_what_features_were_made_from(tmp_path: Path) -> None:
     assert len({replace(PROVENANCE, **{name: "other"}).fingerprint for name in PROVENANCE.__dict__}) == 10
 
 
-def test_the_store_of_another_version_is_an_input_error() -> None:
+def test_the_store_of_another_version_is_an_input_error():
     with pytest.raises(InputError, match="were written by another version of this program"):
         Provenance.from_json('{"clip_name": "x", "of_the_future": 1}')

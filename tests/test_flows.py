@@ -7,14 +7,13 @@ import subprocess
 import sys
 import time
 import zipfile
-from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 
 
 @pytest.fixture(scope="module")
-def other_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def other_python(tmp_path_factory):
     """A Python without any package."""
     folder = tmp_path_factory.mktemp("other")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
@@ -22,13 +21,13 @@ def other_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path):
     for package in ("flows", "vadclip"):
         shutil.copytree(PROJECT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path
 
 
-def run(command: list[object], folder: Path) -> "subprocess.CompletedProcess[str]":
+def run(command, folder):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [str(word) for word in command],
@@ -41,7 +40,7 @@ def run(command: list[object], folder: Path) -> "subprocess.CompletedProcess[str
     )
 
 
-def test_the_wrong_python_runs_the_stage_with_the_projects_own(other_python: Path, repository: Path) -> None:
+def test_the_wrong_python_runs_the_stage_with_the_projects_own(other_python, repository):
     missing = run([other_python, "-m", "flows.ingest"], repository)
     assert missing.returncode == 1
     assert missing.stderr == (
@@ -52,7 +51,7 @@ def test_the_wrong_python_runs_the_stage_with_the_projects_own(other_python: Pat
     assert found.stderr == "error: params.yaml: no such file; run in the project's folder\n"
 
 
-def test_importing_flows_has_no_effect(other_python: Path, repository: Path) -> None:
+def test_importing_flows_has_no_effect(other_python, repository):
     (repository / ".venv").symlink_to(sys.prefix)
     code = "import sys, flows; print(sys.prefix, 'pydantic' in sys.modules)"
     assert run([other_python, "-c", code], repository).stdout.split() == [
@@ -60,7 +59,7 @@ def test_importing_flows_has_no_effect(other_python: Path, repository: Path) -> 
     ]  # fmt: skip
 
 
-def test_a_stage_that_outlived_its_dvc_is_named_with_the_way_to_stop_it(tmp_path: Path) -> None:
+def test_a_stage_that_outlived_its_dvc_is_named_with_the_way_to_stop_it(tmp_path):
     stage = tmp_path / "extract.py"
     stage.write_text(
         "import pathlib, time\nfrom flows import run_stage\n"
@@ -89,7 +88,7 @@ def test_a_stage_that_outlived_its_dvc_is_named_with_the_way_to_stop_it(tmp_path
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_130_and_never_success(tmp_path: Path, sent: signal.Signals) -> None:
+def test_an_interrupt_is_130_and_never_success(tmp_path, sent):
     code = f"import os, flows\nflows.run_stage(lambda: os.kill(os.getpid(), {int(sent)}))"
     ended = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(PROJECT)},
@@ -99,7 +98,7 @@ def test_an_interrupt_is_130_and_never_success(tmp_path: Path, sent: signal.Sign
     assert ended.stderr == "interrupted: nothing done is lost; run the same command again to go on\n"
 
 
-def test_the_wheel_holds_vadclip_alone_and_what_belongs_to_it(tmp_path: Path) -> None:
+def test_the_wheel_holds_vadclip_alone_and_what_belongs_to_it(tmp_path):
     source = tmp_path / "source"
     ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for package in ("vadclip", "flows", "benchmarks"):

@@ -6,10 +6,8 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -27,13 +25,13 @@ SOMEBODY = "me@project.example does not have storage.objects.create access to th
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_waiting(monkeypatch):
     """Gcsfs waits half a minute in all between its six tries."""
     monkeypatch.setattr("gcsfs.retry.asyncio", SimpleNamespace(sleep=lambda _: asyncio.sleep(0)))
 
 
 @contextmanager
-def server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+def server(handler):
     running = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=running.serve_forever, daemon=True).start()
     try:
@@ -43,13 +41,13 @@ def server(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
         running.server_close()
 
 
-def answering(*answers: tuple[int, str], asked: list[str]) -> type[BaseHTTPRequestHandler]:
+def answering(*answers, asked):
     """Give these answers, status and message, the last one again and again."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self):
             self.rfile.read(int(self.headers.get("Content-Length") or 0))
             status, message = answers[min(len(asked), len(answers) - 1)]
             asked.append(self.command)
@@ -60,7 +58,7 @@ def answering(*answers: tuple[int, str], asked: list[str]) -> type[BaseHTTPReque
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *arguments: object) -> None:
+        def log_message(self, *arguments):
             """Print nothing."""
 
         do_HEAD = do_POST = do_PUT = do_DELETE = do_GET
@@ -68,7 +66,7 @@ def answering(*answers: tuple[int, str], asked: list[str]) -> type[BaseHTTPReque
     return Handler
 
 
-READS: list[Callable[[Path], object]] = [
+READS = [
     lambda folder: remote_size("gs://some/x"),
     lambda folder: download("gs://some/x", folder / "x"),
 ]
@@ -88,16 +86,9 @@ READS: list[Callable[[Path], object]] = [
     ],
 )
 def test_what_the_server_says_is_one_line(
-    status: int,
-    message: str,
-    kind: type[Exception],
-    number: int | None,
-    said: str,
-    gs_bucket: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    asked: list[str] = []
+    status, message, kind, number, said, gs_bucket, tmp_path, monkeypatch
+):
+    asked = []
     with server(answering((status, message), asked=asked)) as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         for call in READS:
@@ -125,7 +116,7 @@ except InputError as error:
 """
 
 
-def test_gcsfs_prints_no_traceback_of_its_own(gs_bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gcsfs_prints_no_traceback_of_its_own(gs_bucket, monkeypatch):
     with server(answering((401, NOBODY), asked=[])) as address:
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", address)
         monkeypatch.setenv("PYTHONPATH", str(PROJECT))
@@ -136,7 +127,7 @@ def test_gcsfs_prints_no_traceback_of_its_own(gs_bucket: str, monkeypatch: pytes
     assert run.stderr == ""
 
 
-def test_the_filesystem_speaks_http_only_and_knows_no_generations_in_names(gs_bucket: str) -> None:
+def test_the_filesystem_speaks_http_only_and_knows_no_generations_in_names(gs_bucket):
     filesystem, path = open_filesystem(f"{gs_bucket}/v#12")
     assert type(filesystem).__module__ == "gcsfs.core"
     assert not filesystem.version_aware

@@ -11,7 +11,6 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
@@ -29,7 +28,6 @@ from vadclip.files import safe_name
 from vadclip.ingest.probing import probe_files
 from vadclip.ingest.processes import MEMORY_BYTES, run_supervised
 from vadclip.ingest.rows import ingest
-from vadclip.manifest import Manifest
 from vadclip.video.frame_index import scan
 from vadclip.video.frame_reader import FrameReader, probe
 
@@ -38,7 +36,7 @@ from vadclip.video.frame_reader import FrameReader, probe
 _CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"dinf", b"stbl"}
 
 
-def edit_boxes(data: bytes, replace: dict[bytes, bytes]) -> bytes:
+def edit_boxes(data, replace):
     """Give boxes of an mp4 other contents, at whatever depth they stand."""
     out, at = b"", 0
     while at < len(data):
@@ -50,7 +48,7 @@ def edit_boxes(data: bytes, replace: dict[bytes, bytes]) -> bytes:
     return out
 
 
-def declare_samples(path: Path, count: int) -> Path:
+def declare_samples(path, count):
     """Make an mp4 of some frames declare `count` frames of a byte each."""
     data = write_video(path, 20, b_frames=0).read_bytes()
     times, chunks, sizes = (1, count, 1), (1, 1, count, 1), (1, count)
@@ -68,7 +66,7 @@ def declare_samples(path: Path, count: int) -> Path:
     return path
 
 
-def write_gif(path: Path, width: int, height: int) -> Path:
+def write_gif(path, width, height):
     """Two frames of one pixel on a canvas of any size: 60 bytes."""
     picture = b"\x21\xf9\x04\0\1\0\0\0\x2c" + struct.pack("<4HB", 0, 0, 1, 1, 0) + b"\2\2\x4c\1\0"
     path.write_bytes(
@@ -77,14 +75,14 @@ def write_gif(path: Path, width: int, height: int) -> Path:
     return path
 
 
-def encode_picture(codec: str, pixels: str, width: int = 96, height: int = 64) -> bytes:
+def encode_picture(codec, pixels, width=96, height=64):
     encoder = av.CodecContext.create(codec, "w")
     encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = width, height, pixels, Fraction(1, 25)
     frame = av.VideoFrame.from_ndarray(np.zeros((height, width, 3), np.uint8), format="rgb24")
     return bytes(encoder.encode(frame.reformat(format=pixels))[0])
 
 
-def write_bomb(path: Path, codec: str, pixels: str, side: int) -> Path:
+def write_bomb(path, codec, pixels, side):
     """A Matroska file that says 96x64 and holds one packet: an empty picture of side x side."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=25)
@@ -101,7 +99,7 @@ LIMIT = "is over the limit of 8192 px a side and 36 million pixels"
 NOT_ALLOWED = "FFmpeg cannot read it as a video (its format is none of those that are allowed)"
 INVALID = "FFmpeg cannot read it as a video (invalid data found when processing input)"
 
-GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
+GREEDY = {
     "million.mp4": (lambda path: declare_samples(path, 1_000_000), "declares 1,000,000 frames in "),
     # Its list alone would take 4 GB.
     "endless.mp4": (lambda path: declare_samples(path, 170_000_000), "declares 170,000,000 frames in "),
@@ -115,7 +113,7 @@ GREEDY: dict[str, tuple[Callable[[Path], object], str]] = {
 }  # fmt: skip
 
 
-def peak_mb_of(path: Path) -> tuple[float, str]:
+def peak_mb_of(path):
     """Probe a file in a process of its own: MB that it took beside what any file takes, and what was said."""
     code = (
         "import resource, sys\n"
@@ -131,7 +129,7 @@ def peak_mb_of(path: Path) -> tuple[float, str]:
     return float(peak), said
 
 
-def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
+def test_small_files_that_ask_for_much(tmp_path):
     for name, (make, _) in GREEDY.items():
         make(tmp_path / name)
         assert (tmp_path / name).stat().st_size < 2_000_000
@@ -143,7 +141,7 @@ def test_small_files_that_ask_for_much(tmp_path: Path) -> None:
         assert found[str(tmp_path / name)].content_hash
 
 
-def test_refusing_takes_no_memory(tmp_path: Path) -> None:
+def test_refusing_takes_no_memory(tmp_path):
     for name in ("bomb.mkv", "wide.gif", "million.mp4"):
         make, message = GREEDY[name]
         make(tmp_path / name)
@@ -152,7 +150,7 @@ def test_refusing_takes_no_memory(tmp_path: Path) -> None:
         assert peak_mb < 150, name  # a picture of 16000x16000 has 1 GB, a list of a million frames 50 MB
 
 
-def take_memory(item: str) -> str:
+def take_memory(item):
     try:
         np.empty(int(item), np.uint8)
     except MemoryError:
@@ -160,7 +158,7 @@ def take_memory(item: str) -> str:
     return "given"
 
 
-def test_a_process_that_looks_into_files_gets_no_more_memory_than_honest_ones_need() -> None:
+def test_a_process_that_looks_into_files_gets_no_more_memory_than_honest_ones_need():
     sizes = [str(MEMORY_BYTES // 4), str(MEMORY_BYTES * 2)]
     answers = {
         item: result for item, result, _ in run_supervised(take_memory, sizes, dict.fromkeys(sizes, 60), 1)
@@ -168,7 +166,7 @@ def test_a_process_that_looks_into_files_gets_no_more_memory_than_honest_ones_ne
     assert list(map(answers.get, sizes)) == ["given", "refused"]
 
 
-def test_a_picture_that_grows_in_mid_stream(tmp_path: Path) -> None:
+def test_a_picture_that_grows_in_mid_stream(tmp_path):
     """decord would scale every picture to the first one's size; and a batch must not grow with them."""
     parts = [
         write_video(tmp_path / f"{side}.h264", [numbered_frame(first + at, side, side) for at in range(20)],
@@ -202,13 +200,13 @@ def test_a_picture_that_grows_in_mid_stream(tmp_path: Path) -> None:
     assert {batch.shape[1] for batch in batches} == {96, 384}
 
 
-def test_a_rate_that_no_camera_has_is_not_known(tmp_path: Path) -> None:
+def test_a_rate_that_no_camera_has_is_not_known(tmp_path):
     path = write_video(tmp_path / "a.mp4", 20, fps=2000)
     info = probe(path)
     assert (info.num_frames, info.fps) == (20, 0)
 
 
-def test_a_video_longer_than_any(tmp_path: Path) -> None:
+def test_a_video_longer_than_any(tmp_path):
     path = str(write_video(tmp_path / "a.mp4", 20))
     assert scan(path, max_frames=20).num_frames == 20
     with pytest.raises(VideoError, match="it has more than 19 frames: cut it into parts"):
@@ -219,12 +217,12 @@ def test_a_video_longer_than_any(tmp_path: Path) -> None:
 
 
 @contextmanager
-def opened_files(folder: Path) -> Iterator[list[str]]:
+def opened_files(folder):
     """Names of the files in a folder that anybody opens meanwhile, native code too."""
     libc = ctypes.CDLL(None, use_errno=True)
     watch = libc.inotify_init1(os.O_NONBLOCK)
     assert libc.inotify_add_watch(watch, str(folder).encode(), 0x20) >= 0  # IN_OPEN
-    names: list[str] = []
+    names = []
     try:
         yield names
         with open(watch, "rb", buffering=0, closefd=False) as events:
@@ -238,15 +236,15 @@ def opened_files(folder: Path) -> Iterator[list[str]]:
 
 
 @contextmanager
-def counting_server(folder: Path) -> Iterator[tuple[int, list[str]]]:
+def counting_server(folder):
     """An HTTP server of a folder's files; yields its port and the paths that were asked for."""
-    asked: list[str] = []
+    asked = []
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: object) -> None:
+        def __init__(self, *args):
             super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
 
-        def log_message(self, *args: object) -> None:
+        def log_message(self, *args):
             asked.append(self.path)
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
@@ -259,7 +257,7 @@ def counting_server(folder: Path) -> Iterator[tuple[int, list[str]]]:
             thread.join()
 
 
-def reference_files(target: str, folder: Path) -> dict[str, bytes]:
+def reference_files(target, folder):
     """Every format by which FFmpeg can be made to open `target`, each under its own and a video's name."""
     hls = f"#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{target}\n#EXT-X-ENDLIST\n"
     texts = {
@@ -291,7 +289,7 @@ def reference_files(target: str, folder: Path) -> dict[str, bytes]:
     return files
 
 
-def test_no_file_makes_ffmpeg_open_another_file_or_address(tmp_path: Path) -> None:
+def test_no_file_makes_ffmpeg_open_another_file_or_address(tmp_path):
     secrets, folder = tmp_path / "secrets", tmp_path / "videos"
     write_video(secrets / "secret.mp4", 60, size=(128, 96))
     write_video(secrets / "secret.ts", 60, size=(128, 96))
@@ -327,7 +325,7 @@ def test_no_file_makes_ffmpeg_open_another_file_or_address(tmp_path: Path) -> No
 # Names and tables
 
 
-def ingest_table(rows: list[str], root: Path, folder: Path) -> Manifest:
+def ingest_table(rows, root, folder):
     classes = {"Normal": "normal", "Fire": "fire"}
     return ingest(
         table_params(root, rows, folder, classes=classes),
@@ -336,7 +334,7 @@ def ingest_table(rows: list[str], root: Path, folder: Path) -> Manifest:
     ).manifest
 
 
-def test_links_are_followed_to_files_only_and_give_away_nothing(tmp_path: Path) -> None:
+def test_links_are_followed_to_files_only_and_give_away_nothing(tmp_path):
     """People and DVC link videos into place. What is no video is refused, and no byte of it is shown."""
     root, secret = tmp_path / "root", tmp_path / "secret.txt"
     secret.write_text("root:x:0:0:top secret\n" * 50)
@@ -372,7 +370,7 @@ CLIMBING = {
 }
 
 
-def test_paths_that_climb_out_or_command_the_terminal(tmp_path: Path) -> None:
+def test_paths_that_climb_out_or_command_the_terminal(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     with pytest.raises(InputError) as raised:
@@ -384,7 +382,7 @@ def test_paths_that_climb_out_or_command_the_terminal(tmp_path: Path) -> None:
         assert wrong in message.split(f"row {number} (")[1].split("; row ")[0]
 
 
-def test_names_that_are_only_odd_are_files_like_others(tmp_path: Path) -> None:
+def test_names_that_are_only_odd_are_files_like_others(tmp_path):
     root = tmp_path / "root"
     odd = [
         "..%2fa",
@@ -413,18 +411,18 @@ def test_names_that_are_only_odd_are_files_like_others(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "a/b", "a\\b", "a\0", "a\n", "\u0301a", "a\u202eb", "\u200b", "n" * 201]
 )
-def test_names_that_lie_are_no_ids(name: str) -> None:
+def test_names_that_lie_are_no_ids(name):
     assert not safe_name(name)
     assert safe_name(next(iter(video_ids(iter([f"{name}.mp4"])).values())))
 
 
-def test_ids_that_look_equal_are_told_apart() -> None:
+def test_ids_that_look_equal_are_told_apart():
     names = video_ids(iter(["caf\u00e9.mp4", "cafe\u0301.mp4", "CAF\u00c9.mp4", "tea.mp4"]))
     assert names.pop("tea.mp4") == "tea"
     assert len({name[-13:] for name in names.values() if name[-13] == "~"}) == 3
 
 
-FLOODS: dict[str, tuple[Callable[[], bytes], str]] = {
+FLOODS = {
     "one line": (lambda: b"path,label\n" + b"a" * 2_000_000 + b"\n", "no CSV: field larger than field"),
     "a million columns": (lambda: b",".join(b"c%d" % i for i in range(10**6)), "the first line is 'c0,c1,"),
     "a million cells": (
@@ -441,10 +439,9 @@ FLOODS: dict[str, tuple[Callable[[], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", FLOODS)
-def test_tables_that_flood(name: str, tmp_path: Path) -> None:
+def test_tables_that_flood(name, tmp_path):
     content, wrong = FLOODS[name]
     params = table_params(tmp_path, [], tmp_path)
-    assert params.table is not None
     Path(params.table).write_bytes(content())
     with pytest.raises(InputError) as raised:
         raw = load(params)
@@ -454,9 +451,8 @@ def test_tables_that_flood(name: str, tmp_path: Path) -> None:
     assert len(str(raised.value)) < 1500
 
 
-def test_a_table_of_a_gigabyte_is_not_read(tmp_path: Path) -> None:
+def test_a_table_of_a_gigabyte_is_not_read(tmp_path):
     params = table_params(tmp_path, [], tmp_path)
-    assert params.table is not None
     os.truncate(params.table, 2**30)
     with pytest.raises(
         InputError, match=rf"1,073,741,824 bytes are no table of videos; {MAX_BYTES:,} is the limit"

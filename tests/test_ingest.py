@@ -35,7 +35,7 @@ def corpus(tmp_path_factory):
     return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
-def _cache(corpus: Path) -> Path:
+def _cache(corpus):
     return corpus / ".cache" / "probe.parquet"
 
 
@@ -162,13 +162,7 @@ def test_a_root_under_which_little_is_there_is_wrong(corpus, tmp_path):
         ingest(table_params(corpus, rows, tmp_path), SPLIT, probe_cache=_cache(corpus))
 
 
-def _plan(
-    train: dict,
-    counts: dict[str, tuple[int, int]],
-    crops: int = 1,
-    tmp: Path | None = None,
-    prompt: str = "fire",
-):
+def _plan(train, counts, crops=1, tmp=None, prompt="fire"):
     """Check params against so many normal and anomalous usable videos in each split."""
     params = load_params(PROJECT / "params.yaml")
     params = params.model_copy(
@@ -284,7 +278,7 @@ def project(corpus, tmp_path):
     return tmp_path
 
 
-def _stage(project: Path) -> subprocess.Popen[str]:
+def _stage(project):
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.ingest"], cwd=project, env=environment, text=True,

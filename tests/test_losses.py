@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from vadclip.model.losses import topk_count, topk_mean, vadclip_loss
 from vadclip.model.vadclip import VadClipOutput
@@ -25,7 +24,7 @@ def test_topk_mean_by_hand():
     assert topk_mean(torch.tensor([[[-2.0], [-1.0]]]), torch.tensor([1])).item() == -2.0
 
 
-def _output(anomaly_BT: Tensor, class_BTK: Tensor, text_KD: Tensor) -> VadClipOutput:
+def _output(anomaly_BT, class_BTK, text_KD):
     return VadClipOutput(anomaly_BT, class_BTK, text_KD)
 
 

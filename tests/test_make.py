@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import PROJECT
@@ -17,7 +16,7 @@ exit $(cat "{folder}/exit")
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     folder = tmp_path / "with spaces"
     (folder / ".ci").mkdir(parents=True)
     for name in ("Makefile", "pyproject.toml", "constraints.txt", ".ci/environment.py"):
@@ -26,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def stub(folder: Path, name: str, code: str | None = None) -> None:
+def stub(folder, name, code=None):
     program = folder / "bin" / name
     program.parent.mkdir(parents=True, exist_ok=True)
     project = next(parent for parent in folder.parents if (parent / "Makefile").exists())
@@ -35,7 +34,7 @@ def stub(folder: Path, name: str, code: str | None = None) -> None:
     program.chmod(0o755)
 
 
-def make(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
+def make(folder, *words):
     # What an outer make says of itself and its variables is not for this one.
     outer = ("MAKE", "MFLAGS", "VENV", "PYTHON", "PORT")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
@@ -44,12 +43,12 @@ def make(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def pips(folder: Path) -> int:
+def pips(folder):
     log = folder / "log"
     return log.read_text().count("-m pip install") if log.exists() else 0
 
 
-def test_other_requirements_renew_the_environment_in_place_and_nothing_else_does(folder: Path) -> None:
+def test_other_requirements_renew_the_environment_in_place_and_nothing_else_does(folder):
     stub(folder / ".venv", "python")
     (folder / ".venv" / "mine").touch()
     assert make(folder, ".venv").returncode == 0
@@ -73,7 +72,7 @@ def test_other_requirements_renew_the_environment_in_place_and_nothing_else_does
     assert (folder / ".venv" / "mine").exists()
 
 
-def test_a_linked_environment_is_used_as_it_is(folder: Path) -> None:
+def test_a_linked_environment_is_used_as_it_is(folder):
     stub(folder / "theirs", "python")
     (folder / ".venv").symlink_to("theirs")
     used = make(folder, ".venv")
@@ -87,7 +86,7 @@ def test_a_linked_environment_is_used_as_it_is(folder: Path) -> None:
     assert (folder / ".venv").is_symlink()
 
 
-def test_a_folder_that_is_no_environment_and_a_wrong_python_are_left_alone(folder: Path) -> None:
+def test_a_folder_that_is_no_environment_and_a_wrong_python_are_left_alone(folder):
     (folder / ".venv").mkdir()
     (folder / ".venv" / "thesis.tex").touch()
     assert "error: .venv is there and no Python runs in it" in make(folder, ".venv").stderr
@@ -97,7 +96,7 @@ def test_a_folder_that_is_no_environment_and_a_wrong_python_are_left_alone(folde
     assert "error: Python 3.11 to 3.13 is needed and this is 3.9 in old: move it away" in wrong
 
 
-def test_an_environment_is_made_where_there_is_none_and_again_after_a_failure(folder: Path) -> None:
+def test_an_environment_is_made_where_there_is_none_and_again_after_a_failure(folder):
     environment = folder / "another one"
     stub(folder / "made", "python")
     (folder / "modules").mkdir()
@@ -116,7 +115,7 @@ def test_an_environment_is_made_where_there_is_none_and_again_after_a_failure(fo
     assert not (folder / ".venv").exists()
 
 
-def test_repro_ends_by_saying_where_to_look_and_ui_takes_a_folder_with_spaces(folder: Path) -> None:
+def test_repro_ends_by_saying_where_to_look_and_ui_takes_a_folder_with_spaces(folder):
     stub(folder / "env", "python")
     for name in ("dvc", "mlflow"):
         stub(folder / "env", name, '#!/bin/sh\nfor word in "$@"; do echo "<$word>"; done\n')

@@ -43,7 +43,7 @@ BROKEN = replace(
 )  # fmt: skip
 
 
-def _manifest(*videos: Video) -> Manifest:
+def _manifest(*videos):
     return Manifest(dataset="xd_violence", source="videos", classes=XD_VIOLENCE, videos=videos)
 
 

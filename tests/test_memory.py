@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from conftest import PROJECT
 
@@ -20,7 +19,7 @@ print(reader.index.num_frames, reader.decoder, peak() - before)
 """
 
 
-def growth_mb(path: Path, decoder: str) -> tuple[int, str, float]:
+def growth_mb(path, decoder):
     """Read every 16th frame in a process of its own: frames, the decoder used, MB at the peak."""
     command = [sys.executable, "-c", READ, str(path), decoder]
     run = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=True)
@@ -28,7 +27,7 @@ def growth_mb(path: Path, decoder: str) -> tuple[int, str, float]:
     return int(frames), used, float(peak)
 
 
-def test_a_reader_takes_no_more_memory_for_a_longer_video(tmp_path: Path) -> None:
+def test_a_reader_takes_no_more_memory_for_a_longer_video(tmp_path):
     """Decoded, the short one is 170 MB and the long one 690 MB."""
     short = write_long_video(tmp_path / "short.mp4", 2, size=(160, 120))
     long = write_long_video(tmp_path / "long.mp4", 8, size=(160, 120))
@@ -38,7 +37,7 @@ def test_a_reader_takes_no_more_memory_for_a_longer_video(tmp_path: Path) -> Non
     assert peak < growth_mb(short, "pyav")[2] + 60
 
 
-def test_a_driver_takes_no_more_memory_for_more_videos() -> None:
+def test_a_driver_takes_no_more_memory_for_more_videos():
     """While all were held they took 6 kB each, 140 MB here; what is in hand now is a few shards of either."""
     few, many = (in_a_process("driver", f"{count}, in_this_process") for count in (6_000, 30_000))
     assert many["peak"] < few["peak"] + 40

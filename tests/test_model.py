@@ -6,12 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
-from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn import functional as F
 
 from vadclip.clip.frozen import load_clip
-from vadclip.clip.text import TextTower, tokenize
+from vadclip.clip.text import tokenize
 from vadclip.errors import InputError
 from vadclip.labels import Classes
 from vadclip.model.losses import vadclip_loss
@@ -23,12 +22,12 @@ CONFIG = VadClipConfig(width=64, length=20, layers=2, window=8, heads=1, prompt_
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> TextTower:
+def text(tmp_path_factory):
     params = write_clip(tmp_path_factory.mktemp("clip"), tiny_config(), random_state(tiny_config(), seed=1))
     return load_clip(params, device="cpu").text
 
 
-def _model(text: TextTower, config: VadClipConfig = CONFIG, seed: int = 0) -> VadClip:
+def _model(text, config=CONFIG, seed=0):
     torch.manual_seed(seed)
     model = VadClip(config, CLASSES, text)
     with torch.no_grad():  # biases and prompts large enough to matter
@@ -37,7 +36,7 @@ def _model(text: TextTower, config: VadClipConfig = CONFIG, seed: int = 0) -> Va
     return model
 
 
-def _batch(config: VadClipConfig = CONFIG, count: int = 3, seed: int = 0) -> tuple[Tensor, Tensor]:
+def _batch(config=CONFIG, count=3, seed=0):
     generator = torch.Generator().manual_seed(seed)
     base = torch.randn(count, 1, config.width, generator=generator)  # snippets of a video resemble each other
     visual_BTD = base + 0.7 * torch.randn(count, config.length, config.width, generator=generator)
@@ -51,25 +50,25 @@ def _batch(config: VadClipConfig = CONFIG, count: int = 3, seed: int = 0) -> tup
 # ---- a direct reading of vadclip.md section 2, one video, one snippet, one head at a time
 
 
-def _reference(model: VadClip, text: TextTower, visual_TD: Tensor, n: int) -> tuple[Tensor, Tensor, Tensor]:
+def _reference(model, text, visual_TD, n):
     config, state = model.config, model.state_dict()
     T, D = visual_TD.shape
 
-    def act(u: Tensor) -> Tensor:
+    def act(u):
         return u * torch.sigmoid(1.702 * u)
 
-    def linear(x: Tensor, name: str) -> Tensor:
+    def linear(x, name):
         return x @ state[f"{name}.weight"].T + state[f"{name}.bias"]
 
-    def mlp(x: Tensor, name: str) -> Tensor:
+    def mlp(x, name):
         return linear(act(linear(x, f"{name}.expand")), f"{name}.contract")
 
-    def norm(x: Tensor, name: str) -> Tensor:
+    def norm(x, name):
         centred = x - x.mean(-1, keepdim=True)
         scaled = centred / (centred.square().mean(-1, keepdim=True) + 1e-5).sqrt()
         return scaled * state[f"{name}.weight"] + state[f"{name}.bias"]
 
-    def cosine(a: Tensor, b: Tensor) -> Tensor:
+    def cosine(a, b):
         return a @ b / (a.norm() * b.norm())
 
     # 1, 2: positions, transformer with a block-diagonal mask
@@ -101,7 +100,7 @@ def _reference(model: VadClip, text: TextTower, visual_TD: Tensor, n: int) -> tu
             G[i, j] = math.exp(-abs(i - j) / math.e)
 
     # 5: graph convolutions
-    def convolve(graph: Tensor, x: Tensor, name: str) -> Tensor:
+    def convolve(graph, x, name):
         out = graph @ (x @ state[f"{name}.weight"])
         if f"{name}.residual.weight" not in state:
             return out + x
@@ -160,7 +159,7 @@ def _reference(model: VadClip, text: TextTower, visual_TD: Tensor, n: int) -> tu
     ],
     ids=str,
 )
-def test_model_equals_the_direct_reading(text: TextTower, config: VadClipConfig):
+def test_model_equals_the_direct_reading(text, config):
     model = _model(text, config)
     visual_BTD, lengths_B = _batch(config)
     with torch.no_grad():
@@ -172,7 +171,7 @@ def test_model_equals_the_direct_reading(text: TextTower, config: VadClipConfig)
             assert torch.allclose(output.learned_text_KD, text_KD, atol=2e-5)
 
 
-def test_a_samples_output_does_not_depend_on_its_batch(text: TextTower):
+def test_a_samples_output_does_not_depend_on_its_batch(text):
     model = _model(text)
     visual_BTD, lengths_B = _batch(count=5)
     with torch.no_grad():
@@ -183,7 +182,7 @@ def test_a_samples_output_does_not_depend_on_its_batch(text: TextTower):
             assert torch.allclose(together.class_logits_BTK[b], alone.class_logits_BTK[0], atol=1e-5)
 
 
-def test_text_features_may_be_computed_once(text: TextTower):
+def test_text_features_may_be_computed_once(text):
     model = _model(text)
     batch = _batch()
     with torch.no_grad():
@@ -240,14 +239,14 @@ def test_distance_graph_by_hand():
     assert torch.allclose(distance_graph(2), torch.tensor(expected))
 
 
-def test_all_zero_features_give_numbers(text: TextTower):
+def test_all_zero_features_give_numbers(text):
     model = _model(text)
     output = model(torch.zeros(2, 20, 64), torch.tensor([20, 1]))
     vadclip_loss(output, torch.eye(3)[:2], torch.tensor([20, 1]), 0.1).total.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
 
 
-def test_positions_and_prompts_start_small(text: TextTower):
+def test_positions_and_prompts_start_small(text):
     torch.manual_seed(0)
     model = VadClip(replace(CONFIG, length=256), CLASSES, text)
     for parameter in (model.temporal.attention.positions, model.alignment.prompts.vectors):
@@ -258,7 +257,7 @@ def test_positions_and_prompts_start_small(text: TextTower):
 # ---- prompts
 
 
-def test_only_learned_positions_get_gradients(text: TextTower):
+def test_only_learned_positions_get_gradients(text):
     model = _model(text)  # prefix 3, suffix 2; names of 1, 1 and 2 tokens: the last end of text stands at 8
     model.text_features().sum().backward()
     touched = model.alignment.prompts.vectors.grad.abs().sum(dim=1) > 0
@@ -267,7 +266,7 @@ def test_only_learned_positions_get_gradients(text: TextTower):
     assert touched.nonzero().flatten().tolist() == [1, 2, 3, 5, 6, 7]
 
 
-def test_a_name_that_does_not_fit(text: TextTower):
+def test_a_name_that_does_not_fit(text):
     # "car accident" has two tokens: 40 + 2 + 35 + start and end = 79.
     config = replace(CONFIG, prompt_prefix=40, prompt_suffix=35)
     with pytest.raises(
@@ -294,7 +293,7 @@ def test_heads_must_divide_the_width():
 # ---- the model as a module
 
 
-def test_state_and_parameters_are_the_trained_ones_only(text: TextTower):
+def test_state_and_parameters_are_the_trained_ones_only(text):
     model = _model(text)
     names = dict(model.named_parameters())
     assert model.state_dict().keys() == names.keys()  # no buffer is state
@@ -320,7 +319,7 @@ def test_the_text_tower_moves_with_the_model(tmp_path):
     assert model.text_features().dtype == torch.float64
 
 
-def test_nothing_is_read_back_to_the_host(text: TextTower):
+def test_nothing_is_read_back_to_the_host(text):
     # Fake tensors hold no values: reading one, as a host sync does, raises.
     model, (visual_BTD, lengths_B), labels_BK = _model(text), _batch(), torch.eye(3)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -331,12 +330,12 @@ def test_nothing_is_read_back_to_the_host(text: TextTower):
             terms.total.detach().item()
 
 
-def test_bf16_stays_near_and_gives_float32(text: TextTower):
+def test_bf16_stays_near_and_gives_float32(text):
     model = _model(text, seed=1)
     visual_BTD, lengths_B = _batch(count=4)
     labels_BK = torch.eye(3)[torch.tensor([0, 1, 2, 0])]
 
-    def run(enabled: bool):
+    def run(enabled):
         model.zero_grad()
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             output = model(visual_BTD, lengths_B)

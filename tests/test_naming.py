@@ -1,7 +1,5 @@
 """Names that tell runs apart."""
 
-from pathlib import Path
-
 import pytest
 from conftest import PROJECT
 
@@ -28,11 +26,11 @@ LEAVES = flatten(load_params(PROJECT / "params.yaml").model_dump())
         ({"execution.actors": 9, "tracking.uri": "http://x"}, ""),
     ],
 )
-def test_what_differs_is_the_name(changes: dict, name: str) -> None:
+def test_what_differs_is_the_name(changes, name):
     assert changes_name({**LEAVES, **changes}, LEAVES) == name
 
 
-def test_two_runs_of_a_sweep_differ_within_20_characters() -> None:
+def test_two_runs_of_a_sweep_differ_within_20_characters():
     names = {
         run_name(
             changes_name({**LEAVES, "train.learning_rate": rate, "train.seed": seed}, LEAVES),
@@ -44,26 +42,26 @@ def test_two_runs_of_a_sweep_differ_within_20_characters() -> None:
     assert len(names) == 6
 
 
-def test_a_run_without_changes_is_named_by_its_commit() -> None:
+def test_a_run_without_changes_is_named_by_its_commit():
     assert run_name("", "sample", "0123456789") == "base-0123456-sample"
     assert run_name("", "sample", None) == "base-sample"
     assert changes_name(LEAVES, None) == ""
 
 
-def test_what_yaml_writes_as_text_is_the_same_number() -> None:
+def test_what_yaml_writes_as_text_is_the_same_number():
     assert (
         changes_name({**LEAVES, "train.learning_rate": 3e-4}, {**LEAVES, "train.learning_rate": "3e-4"}) == ""
     )
 
 
-def test_runs_that_differ_only_in_seed_share_a_group() -> None:
+def test_runs_that_differ_only_in_seed_share_a_group():
     group = seeds_group(LEAVES, "data")
     assert seeds_group({**LEAVES, "train.seed": 99}, "data") == group
     assert seeds_group({**LEAVES, "train.epochs": 99}, "data") != group
     assert seeds_group(LEAVES, "other") != group
 
 
-def test_a_table_is_called_after_its_file(tmp_path: Path) -> None:
+def test_a_table_is_called_after_its_file(tmp_path):
     params = load_params(PROJECT / "params.yaml").dataset
     assert dataset_name(params) == "sample"
     table = DatasetParams(**{**params.model_dump(), "name": "table", "table": "my videos/cam: 1.csv"})

@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,14 +14,14 @@ from vadclip.manifest import Segment
 SPLIT = IngestParams(val_fraction=0.25, seed=0)
 
 
-def _crop(folder: Path, name: str, crop: int, rows: int, width: int = 4, dtype=np.float16) -> Path:
+def _crop(folder, name, crop, rows, width=4, dtype=np.float16):
     path = folder / f"{name}__{crop}.npy"
     path.parent.mkdir(parents=True, exist_ok=True)
     np.save(path, np.full((rows, width), crop + 0.5, dtype))
     return path
 
 
-def _ucf(tmp_path: Path, train: list[str], test: list[str]) -> DatasetParams:
+def _ucf(tmp_path, train, test):
     annotations = tmp_path / "lists"
     annotations.mkdir()
     for name, videos in (("ucf_CLIP_rgb.csv", train), ("ucf_CLIP_rgbtest.csv", test)):

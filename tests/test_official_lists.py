@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -15,7 +14,7 @@ from vadclip.labels import UCF_CRIME, XD_VIOLENCE
 from vadclip.manifest import Segment, frame_spans
 
 
-def _official(name: str, root: Path, annotations: Path, source: str = "official_features") -> DatasetParams:
+def _official(name, root, annotations, source="official_features"):
     return DatasetParams(
         name=name, root=str(root), source=source, table=None, annotations=str(annotations), classes=None,
         untimed="error",
@@ -27,7 +26,7 @@ def lists(shared_folder):
     return shared_folder / "data" / "annotations" / "vadclip_official" / "list"
 
 
-def _touch(*paths: Path) -> None:
+def _touch(*paths):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -139,7 +138,7 @@ XD_LISTS = {
 }
 
 
-def _write(folder: Path, lists: dict[str, str]) -> Path:
+def _write(folder, lists):
     for name, text in lists.items():
         (folder / name).write_text(text)
     return folder

@@ -16,7 +16,7 @@ from score_helpers import make_video
 from training_helpers import CLASSES, CPU, Recorder, task, text_tower, toy
 
 from vadclip.clip.crops import resize_size
-from vadclip.clip.frozen import Clip, load_clip
+from vadclip.clip.frozen import load_clip
 from vadclip.clip.on_gpu import OnePassQuickGelu, fuse_quick_gelu
 from vadclip.config import ClipParams
 from vadclip.model.vadclip import VadClip
@@ -35,12 +35,12 @@ WIDE = {
 RECIPE_BATCH = 256  # execution.encoder_batch of the recipes
 
 
-def _tower(quick_gelu: bool) -> torch.nn.Module:
+def _tower(quick_gelu):
     torch.manual_seed(0)
     return open_clip.CLIP(**tiny_config(), quick_gelu=quick_gelu).visual.requires_grad_(False).eval()
 
 
-def _pictures(count: int, image_size: int, seed: int = 0) -> np.ndarray:
+def _pictures(count, image_size, seed=0):
     """Noise over shades, so that pictures differ in more than noise."""
     random = np.random.default_rng(seed)
     width, height = resize_size(image_size)
@@ -48,7 +48,7 @@ def _pictures(count: int, image_size: int, seed: int = 0) -> np.ndarray:
     return (shades + random.integers(0, 56, (count, height, width, 3))).astype(np.uint8)
 
 
-def _sample_clip(device: str, precision: str = "fp32") -> Clip:
+def _sample_clip(device, precision="fp32"):
     files = {"model": str(SAMPLE / "clip.json"), "pretrained": str(SAMPLE / "clip.safetensors")}
     return load_clip(ClipParams(**files, quick_gelu=None, precision=precision), device=device)
 
@@ -58,7 +58,7 @@ def _sample_clip(device: str, precision: str = "fp32") -> Clip:
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float64, 1e-13), (torch.float32, 1e-5)], ids=str)
-def test_one_pass_is_the_same_function(device: str, dtype: torch.dtype, most: float):
+def test_one_pass_is_the_same_function(device, dtype, most):
     plain = _tower(quick_gelu=True).to(device, dtype)
     fused = copy.deepcopy(plain)
     assert fuse_quick_gelu(fused) == tiny_config()["vision_cfg"]["layers"]
@@ -71,7 +71,7 @@ def test_one_pass_is_the_same_function(device: str, dtype: torch.dtype, most: fl
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-def test_one_pass_is_no_coarser_than_three(dtype: torch.dtype):
+def test_one_pass_is_no_coarser_than_three(dtype):
     exact = _tower(quick_gelu=True).double()
     images = torch.randn(32, 3, 32, 32)
     plain = copy.deepcopy(exact).to(dtype)
@@ -98,7 +98,7 @@ def test_other_activations_are_left_alone():
         pytest.param("cuda", "bf16", True, marks=needs_gpu),
     ],
 )
-def test_only_a_gpu_in_half_precision_fuses(tmp_path: Path, device: str, precision: str, fused: bool):
+def test_only_a_gpu_in_half_precision_fuses(tmp_path, device, precision, fused):
     clip = load_clip(write_clip(tmp_path, tiny_config(), precision=precision), device=device)
     assert any(isinstance(module, OnePassQuickGelu) for module in clip.image.modules()) == fused
 
@@ -117,7 +117,7 @@ def test_rows_of_a_gpu_are_those_of_a_cpu():
 
 @needs_gpu
 @pytest.mark.parametrize(("precision", "least"), [("fp16", 0.99999), ("bf16", 0.999)])
-def test_half_precision_of_a_gpu_stays_close(precision: str, least: float):
+def test_half_precision_of_a_gpu_stays_close(precision, least):
     pictures = _pictures(20, _sample_clip("cpu").image_size)
     half, full = (
         torch.from_numpy(_sample_clip("cuda", name).encode_crops(pictures, range(10), RECIPE_BATCH))
@@ -129,7 +129,7 @@ def test_half_precision_of_a_gpu_stays_close(precision: str, least: float):
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "bf16"])
-def test_a_row_of_a_gpu_does_not_depend_on_its_neighbours(tmp_path: Path, precision: str):
+def test_a_row_of_a_gpu_does_not_depend_on_its_neighbours(tmp_path, precision):
     params = write_clip(tmp_path, WIDE, random_state(WIDE), precision=precision)
     clip = load_clip(params, device="cuda")
     picture, others = _pictures(1, 224), _pictures(RECIPE_BATCH, 224, seed=1)
@@ -159,10 +159,10 @@ class _StopsAfterEpoch(Recorder):
 
 @needs_gpu
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_training_on_a_gpu_repeats_and_resumes_to_the_same_weights(tmp_path: Path, precision: str):
+def test_a_training_on_a_gpu_repeats_and_resumes_to_the_same_weights(tmp_path, precision):
     text = text_tower()
 
-    def run(name: str, logger: Recorder):
+    def run(name, logger):
         resume = ResumeFolder(tmp_path / name)
         return train(
             task(text, precision=precision),
@@ -186,7 +186,7 @@ def test_a_training_on_a_gpu_repeats_and_resumes_to_the_same_weights(tmp_path: P
 
 
 @needs_gpu
-def test_a_training_on_a_gpu_is_that_of_a_cpu(tmp_path: Path):
+def test_a_training_on_a_gpu_is_that_of_a_cpu(tmp_path):
     losses = {}
     for device in (CPU, torch.device("cuda")):
         logger = Recorder()

@@ -27,7 +27,7 @@ except InputError as error:
 """
 
 
-def test_no_room_for_the_tables_is_one_line() -> None:
+def test_no_room_for_the_tables_is_one_line():
     environment = {"PYTHONPATH": f"{PROJECT}:{PROJECT / 'tests'}"}
     run = subprocess.run(
         [sys.executable, "-c", FULL], env=environment, capture_output=True, text=True, check=True

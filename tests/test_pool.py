@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +13,9 @@ import ray
 from execution_helpers import execution_params
 from pool_workers import FaultyWorker
 
-from vadclip.config import ExecutionParams
 from vadclip.errors import InputError
 from vadclip.pool.cluster import Cluster
-from vadclip.pool.pool import Outcome, Pool
+from vadclip.pool.pool import Pool
 
 # Actors and child processes import the workers from here.
 PATH = f"{Path(__file__).parents[1]}{os.pathsep}{Path(__file__).parent}"
@@ -25,7 +23,7 @@ EXECUTION = execution_params(actors=2, max_attempts=2, stall_seconds=2.5)
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
+def one_ray():
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATH)
         ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
@@ -33,26 +31,20 @@ def one_ray() -> Iterator[None]:
         ray.shutdown()
 
 
-def split(task: tuple[str, ...]) -> list[tuple[str, ...]]:
+def split(task):
     return [(word,) for word in task]
 
 
-def run(
-    folder: Path,
-    tasks: list[tuple[str, ...]],
-    execution: ExecutionParams = EXECUTION,
-    max_losses: int = 5,
-    **more: Callable[..., object],
-) -> list[Outcome[tuple[str, ...], list[str]]]:
+def run(folder, tasks, execution=EXECUTION, max_losses=5, **more):
     with Pool(partial(FaultyWorker, folder, "well"), execution, max_losses=max_losses) as started:
         return list(started.run(tasks, split=split, **more))
 
 
-def runs(folder: Path, word: str) -> int:
+def runs(folder, word):
     return len(list(folder.glob(f"{word}.*")))
 
 
-def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path: Path) -> None:
+def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path):
     """40 good words in units of 4, and among them one of each fault."""
     good = [f"good{number}" for number in range(40)]
     bad = ["poison", "once", "raise", "hang", "slow"]
@@ -60,8 +52,8 @@ def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path: 
     for place, word in zip((5, 12, 20, 27, 33), bad, strict=True):
         words.insert(place, word)
     tasks = [tuple(words[at : at + 4]) for at in range(0, len(words), 4)]
-    told: list[str] = []
-    amounts: list[float] = []
+    told = []
+    amounts = []
     outcomes = run(tmp_path, tasks, progress=amounts.append, tell=told.append)
 
     done = [word for outcome in outcomes if outcome.error is None for word in outcome.result or []]
@@ -84,9 +76,7 @@ def test_only_the_guilty_are_blamed_and_nothing_is_done_twice_in_vain(tmp_path: 
     assert any("no such thing" in line and "pool_workers.py" in line for line in told)
 
 
-def test_a_task_that_takes_its_node_along_is_not_tried_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_task_that_takes_its_node_along_is_not_tried_for_ever(tmp_path, monkeypatch):
     monkeypatch.setattr(Cluster, "lost", lambda self, node_id: True)
     outcomes = run(tmp_path, [("poison",), ("good",)], max_losses=1)
     assert {outcome.task: outcome.error for outcome in outcomes} == {
@@ -96,13 +86,13 @@ def test_a_task_that_takes_its_node_along_is_not_tried_for_ever(
     assert runs(tmp_path, "poison") == 3  # one for nothing, and two attempts
 
 
-def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path: Path) -> None:
+def test_a_users_mistake_in_a_worker_ends_the_run(tmp_path):
     with pytest.raises(InputError, match="the disk is full"):
         run(tmp_path, [("good",), ("full",), *[(f"slow{number}",) for number in range(9)]])
     assert runs(tmp_path, "slow8") == 0
 
 
-def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_ends_the_run(tmp_path):
     with (
         Pool(partial(FaultyWorker, tmp_path, "bad input"), EXECUTION) as started,
         pytest.raises(InputError, match="the weights are of another model"),
@@ -118,8 +108,8 @@ def test_a_worker_that_cannot_start_ends_the_run(tmp_path: Path) -> None:
         list(started.run([("good",)]))
 
 
-def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
-    finished: list[str] = []
+def test_tasks_no_longer_wanted_are_dropped(tmp_path):
+    finished = []
     with Pool(partial(FaultyWorker, tmp_path, "well"), EXECUTION) as started:
         tasks = [("first",), *[(f"slow{number}",) for number in range(6)]]
         for outcome in started.run(tasks, wanted=lambda task: not finished):
@@ -136,15 +126,13 @@ def test_tasks_no_longer_wanted_are_dropped(tmp_path: Path) -> None:
         ({"gpus_per_actor": 0.5}, "of 1 CPUs and 0.5 GPUs each; there: 2 CPUs, 0 GPUs"),
     ],
 )
-def test_what_does_not_fit_says_what_is_there(
-    tmp_path: Path, options: dict[str, float], message: str
-) -> None:
+def test_what_does_not_fit_says_what_is_there(tmp_path, options, message):
     changed = EXECUTION.model_copy(update=options)
     with pytest.raises(InputError, match=message):
         run(tmp_path, [("good",)], changed)
 
 
-def test_no_actor_is_left_behind(tmp_path: Path) -> None:
+def test_no_actor_is_left_behind(tmp_path):
     run(tmp_path, [("good",)])
     deadline = time.monotonic() + 10
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
@@ -152,7 +140,7 @@ def test_no_actor_is_left_behind(tmp_path: Path) -> None:
     assert ray.available_resources()["CPU"] == 2
 
 
-def in_another_process(code: str, folder: Path) -> subprocess.Popen[str]:
+def in_another_process(code, folder):
     return subprocess.Popen(
         [
             sys.executable,
@@ -167,7 +155,7 @@ def in_another_process(code: str, folder: Path) -> subprocess.Popen[str]:
     )
 
 
-def test_no_cluster_at_the_address(tmp_path: Path) -> None:
+def test_no_cluster_at_the_address(tmp_path):
     options = "EXECUTION.model_copy(update={'ray_address': '127.0.0.1:1'})"
     code = f"run_stage(lambda: run(Path(sys.argv[1]), [('good',)], {options}))"
     process = in_another_process(code, tmp_path)
@@ -176,9 +164,7 @@ def test_no_cluster_at_the_address(tmp_path: Path) -> None:
     assert "error: no Ray cluster to use at '127.0.0.1:1'" in stderr
 
 
-def test_ray_that_cannot_start_here_says_why_and_takes_another_folder_for_its_sockets(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ray_that_cannot_start_here_says_why_and_takes_another_folder_for_its_sockets(tmp_path, monkeypatch):
     code = "run_stage(lambda: run(Path(sys.argv[1]), [('good',)]))"
     long = tmp_path / ("x" * 80)
     long.mkdir()
@@ -195,7 +181,7 @@ def test_ray_that_cannot_start_here_says_why_and_takes_another_folder_for_its_so
     assert stderr.endswith("and /proc/1/nowhere cannot be written: set HOME to a folder that can\n")
 
 
-def test_an_interrupt_ends_the_process_with_130(tmp_path: Path) -> None:
+def test_an_interrupt_ends_the_process_with_130(tmp_path):
     code = "run_stage(lambda: run(Path(sys.argv[1]), [('slow1', 'slow2', 'slow3', 'slow4')]))"
     process = in_another_process(code, tmp_path)
     deadline = time.monotonic() + 60

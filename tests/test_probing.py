@@ -15,13 +15,12 @@ from vadclip.config import IngestParams
 from vadclip.features.npy_files import feature_shape
 from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.rows import ingest
-from vadclip.manifest import Manifest
 
 
 def test_only_new_and_changed_files_are_opened(tmp_path, monkeypatch):
     root, cache = tmp_path / "root", tmp_path / "probe.parquet"
     make_corpus(root)
-    opened: list[str] = []
+    opened = []
 
     def recording(function, items, limits, workers):
         opened.extend(Path(item).name for item in items)
@@ -29,7 +28,7 @@ def test_only_new_and_changed_files_are_opened(tmp_path, monkeypatch):
 
     monkeypatch.setattr(vadclip.ingest.probing, "run_supervised", recording)
 
-    def look() -> tuple[Manifest, list[str]]:
+    def look():
         opened.clear()
         manifest = ingest(
             table_params(root, ROWS, tmp_path), IngestParams(val_fraction=0, seed=0), probe_cache=cache
@@ -57,7 +56,7 @@ def test_feature_headers_of_both_versions(tmp_path):
         assert feature_shape(tmp_path / "a.npy") == (3, 2)
 
 
-def misbehave(item: str) -> str:
+def misbehave(item):
     """Die, hang, or die once, as the item says."""
     kind, _, marker = item.partition(":")
     if kind == "crash" or (kind == "once" and not os.path.exists(marker)):

@@ -4,7 +4,6 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,7 +24,7 @@ from vadclip.features.reader import FeatureReader
 from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.remote_files import identify_remote
 from vadclip.ingest.rows import ingest
-from vadclip.manifest import Manifest, locate, read_manifest
+from vadclip.manifest import locate, read_manifest
 from vadclip.remote import download, open_filesystem, remote_size, stamp
 
 SPLIT = IngestParams(val_fraction=0, seed=0)
@@ -39,7 +38,7 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def corpus(tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     write_video(folder / "a.mp4", 67)
     write_video(folder / "sub" / "b#1=c.d.mp4", 40, size=(128, 96), gop=7)
@@ -49,23 +48,23 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+def manifest(corpus, tmp_path_factory):
     """Of the local files."""
     return look(str(corpus), tmp_path_factory.mktemp("manifest"))
 
 
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("VADCLIP_CACHE", str(tmp_path / "node"))
     return tmp_path / "node" / "videos"
 
 
-def look(root: str, folder: Path, rows: list[str] = ROWS) -> Manifest:
+def look(root, folder, rows=ROWS):
     folder.mkdir(exist_ok=True)
     return ingest(table_params(root, rows, folder), SPLIT, probe_cache=folder / "probe.parquet").manifest
 
 
-def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], bytes]:
+def arrays(folder, manifest):
     reader = FeatureReader(folder / "features", manifest)
     return {
         (video.video_id, crop): reader.array(video.video_id, crop).tobytes()
@@ -75,9 +74,7 @@ def arrays(folder: Path, manifest: Manifest) -> dict[tuple[str, int], bytes]:
     }
 
 
-def test_the_rows_are_those_of_local_files(
-    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, cache: Path
-) -> None:
+def test_the_rows_are_those_of_local_files(bucket, corpus, manifest, tmp_path, cache):
     upload(corpus, f"{bucket}/set")
     assert {video.video_id: video.probe_error for video in manifest.videos if video.probe_error} == {
         "missing": "there is no such file",
@@ -97,12 +94,10 @@ def test_the_rows_are_those_of_local_files(
     ]
 
 
-def test_only_new_and_changed_objects_are_downloaded(
-    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_new_and_changed_objects_are_downloaded(bucket, corpus, manifest, tmp_path, monkeypatch):
     upload(corpus, f"{bucket}/set")
-    opened: list[str] = []
-    asked: list[str] = []
+    opened = []
+    asked = []
 
     def recording(function, items, limits, workers):
         opened.extend(item.rsplit("/", 1)[-1] for item in items)
@@ -126,9 +121,7 @@ def test_only_new_and_changed_objects_are_downloaded(
     assert opened == ["text.mp4"]
 
 
-def test_an_object_that_changed_after_ingest_is_no_lasting_fault(
-    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path
-) -> None:
+def test_an_object_that_changed_after_ingest_is_no_lasting_fault(bucket, corpus, manifest, tmp_path):
     upload(corpus, f"{bucket}/set")
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
     good = objects(f"{bucket}/set")["a.mp4"]
@@ -145,9 +138,7 @@ def test_an_object_that_changed_after_ingest_is_no_lasting_fault(
     assert {row.video_id: row.rows for row in index_rows(tmp_path)}["a"] == 4
 
 
-def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
-    bucket: str, corpus: Path, manifest: Manifest, tmp_path: Path, cache: Path
-) -> None:
+def test_a_video_larger_than_the_cache_is_extracted_all_the_same(bucket, corpus, manifest, tmp_path, cache):
     upload(corpus, f"{bucket}/set")
     clip, params = tiny_clip(tmp_path / "clip"), extract_params(train_crops=1)
     extract_here(tmp_path, manifest, f"{bucket}/set", clip, params, unit_images=5, video_cache_gib=1e-8)
@@ -155,9 +146,7 @@ def test_a_video_larger_than_the_cache_is_extracted_all_the_same(
     assert len(list(cache.glob("*.video"))) == 1  # the one that was read last
 
 
-def test_a_name_may_hold_what_addresses_quote_and_a_folder_may_be_an_object(
-    bucket: str, tmp_path: Path
-) -> None:
+def test_a_name_may_hold_what_addresses_quote_and_a_folder_may_be_an_object(bucket, tmp_path):
     """As consoles make folders: an empty object with the folder's name; `v#12` is no generation of `v`."""
     names = ["v", "v#12", "v?generation=12", "a b+c", "été", "50%25 {x}", "v#1=2.mp4"]
     for folder in ("set", "set/sub"):
@@ -180,7 +169,7 @@ def test_a_name_may_hold_what_addresses_quote_and_a_folder_may_be_an_object(
     assert sorted(_list_files(f"{bucket}/set")) == sorted([*names, *(f"sub/{name}" for name in names)])
 
 
-def test_files_of_more_than_one_request_arrive_whole(bucket: str, tmp_path: Path) -> None:
+def test_files_of_more_than_one_request_arrive_whole(bucket, tmp_path):
     data = np.random.default_rng(0).bytes(17 * 2**20 + 5)
     (tmp_path / "big").write_bytes(data)
     upload(tmp_path, f"{bucket}/set")
@@ -198,9 +187,7 @@ def test_files_of_more_than_one_request_arrive_whole(bucket: str, tmp_path: Path
         ("sub/../../x.mp4", "the path leaves the root"),
     ],
 )
-def test_addresses_that_climb_or_hold_credentials_are_bad_rows(
-    path: str, message: str, tmp_path: Path
-) -> None:
+def test_addresses_that_climb_or_hold_credentials_are_bad_rows(path, message, tmp_path):
     with pytest.raises(InputError, match=message) as raised:
         look("s3://bucket/set", tmp_path, ["a.mp4,Fire,train,", f"{path},Normal,train,"])
     assert "secret" not in str(raised.value)
@@ -208,7 +195,7 @@ def test_addresses_that_climb_or_hold_credentials_are_bad_rows(
         locate(path, "s3://bucket/set")
 
 
-def test_roots_that_are_refused(tmp_path: Path) -> None:
+def test_roots_that_are_refused(tmp_path):
     text = (PROJECT / "params.yaml").read_text()
     for root, message in {
         "s3://me:secret@bucket/set": "must not hold a name or password",
@@ -223,9 +210,7 @@ def test_roots_that_are_refused(tmp_path: Path) -> None:
         assert "secret" not in str(raised.value)
 
 
-def test_what_cannot_be_opened_is_a_line(
-    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_opened_is_a_line(bucket, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="fsspec knows no nosuch:// addresses"):
         look("nosuch://bucket/set", tmp_path)
     with monkeypatch.context() as patch:
@@ -238,7 +223,7 @@ def test_what_cannot_be_opened_is_a_line(
             look(f"{scheme}://bucket/set", tmp_path)
     filesystem = open_filesystem(bucket)[0]
 
-    def forbidden(*arguments: object, **options: object) -> None:
+    def forbidden(*arguments, **options):
         raise PermissionError(13, "Access Denied")
 
     # Its videos do not count as gone: their features would go.
@@ -248,11 +233,9 @@ def test_what_cannot_be_opened_is_a_line(
 
 
 @pytest.mark.parametrize("kind", ["s3", pytest.param("gs", marks=pytest.mark.soak)])
-def test_the_stages_with_ray_from_a_bucket(
-    kind: str, corpus: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_the_stages_with_ray_from_a_bucket(kind, corpus, tmp_path, request):
     """As DVC runs them: python -m flows.ingest, flows.extract; a second run finds nothing to do."""
-    bucket: str = request.getfixturevalue(f"{kind}_bucket")
+    bucket = request.getfixturevalue(f"{kind}_bucket")
     upload(corpus, f"{bucket}/set")
     rows = [*ROWS[:2], "c.mkv,Fire,train,"]  # training needs both kinds
     (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
@@ -266,7 +249,7 @@ def test_the_stages_with_ray_from_a_bucket(
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
 
-    def stage(name: str) -> str:
+    def stage(name):
         run = subprocess.run(
             [sys.executable, "-m", f"flows.{name}"], cwd=tmp_path, env=environment, capture_output=True,
             text=True, check=False,

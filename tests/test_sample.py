@@ -34,7 +34,6 @@ from vadclip.sample.world import (
     CLASSES,
     WORLD_VERSION,
     Happening,
-    VideoPlan,
     development_plans,
     make_plan,
     sample_plans,
@@ -47,7 +46,7 @@ SAMPLE = DatasetParams(
 
 
 @pytest.fixture(scope="module")
-def short_plan() -> VideoPlan:
+def short_plan():
     """A second of a fight, outside the sample."""
     plan = make_plan("check_fighting_999", "check", "Fighting", 1)
     return replace(plan, num_frames=20, happenings=(Happening("Fighting", 6, 14),))
@@ -74,7 +73,7 @@ def test_every_video_keeps_the_rules():
         _check_rules(plan)
 
 
-def _check_rules(plan: VideoPlan) -> None:
+def _check_rules(plan):
     assert 15 <= plan.num_frames / plan.fps <= 30
     assert plan.fps in (12, 15)
     assert plan.size in ((256, 192), (288, 216), (320, 240))
@@ -115,7 +114,7 @@ def test_a_street_does_not_give_its_deed_away():
     for plans in (list(development_plans("clip", 60)), [p for p in sample_plans() if p.split == "train"]):
         anomalous = [plan for plan in plans if plan.label != "Normal"]
         for trait in (lambda plan: make_layout(plan.layout).family, lambda plan: plan.conditions.time):
-            labels: dict[str, list[str]] = {}
+            labels = {}
             for plan in anomalous:
                 labels.setdefault(trait(plan), []).append(plan.label)
             guessed = sum(max(found.count(label) for label in ANOMALIES) for found in labels.values())
@@ -220,7 +219,6 @@ def test_a_kill_in_mid_render_leaves_no_video(short_plan, tmp_path):
     deadline = time.monotonic() + 60
     while not any(path.stat().st_size > 0 for path in tmp_path.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert [path.name.startswith(".") for path in tmp_path.iterdir()] == [True]

@@ -22,11 +22,11 @@ WINDOW = (56.0, 16.0, 208.0)  # left, top and side of what a picture shows, in c
 
 
 @pytest.fixture
-def scene() -> Scene:
+def scene():
     return Scene(make_layout("clip/street/tags"), Conditions("day", rain=False, noise=0.0), random.Random(3))
 
 
-def _states(scene: Scene) -> dict[str, int]:
+def _states(scene):
     blank = np.zeros((SIDE, SIDE, 3), np.uint8)
     things = sorted(scene.things, key=lambda thing: thing.depth)
     return dict(zip(NAMES, describe(blank, things, scene, WINDOW).state.tolist(), strict=True))
@@ -127,7 +127,7 @@ def test_the_sigmoid_loss_by_hand():
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory) -> PictureStore:
+def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures")
     PictureStore(folder, 20).put(0, list(street_pictures(0)))
     PictureStore(folder, 20).put(10, list(street_pictures(1)))  # as another process would go on
@@ -149,7 +149,7 @@ def test_a_mirrored_and_shifted_picture_keeps_its_boxes_on_its_things(store):
 
 
 def test_training_repeats_and_what_is_stored_is_what_was_trained(store, tmp_path):
-    def learn() -> train.Learner:
+    def learn():
         torch.manual_seed(1)
         learner, batches, rng = (
             train.Learner(train.CompactTokens()),

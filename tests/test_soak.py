@@ -3,7 +3,6 @@
 import os
 import random
 import time
-from collections.abc import Iterator
 from itertools import cycle, islice
 from pathlib import Path
 
@@ -30,7 +29,7 @@ EXECUTION = execution_params(actors=2, max_attempts=10, stall_seconds=120, encod
 
 
 @pytest.fixture
-def own_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_ray(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", PATH)
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     yield
@@ -44,15 +43,13 @@ def own_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         pytest.param(2000, (6, 18), id="2000", marks=pytest.mark.soak),
     ],
 )
-def test_every_video_is_accounted_for(
-    count: int, between: tuple[int, int], own_ray: None, tmp_path: Path
-) -> None:
+def test_every_video_is_accounted_for(count, between, own_ray, tmp_path):
     kinds = [*BROKEN, *CHANGED]
     broken = dict(zip(range(0, count, 20 if count > 200 else 6), cycle(kinds), strict=False))
     assert len(broken) == count // 20 or set(broken.values()) == set(kinds)
     clips, chance, root = Clips(), random.Random(count), tmp_path / "videos"
-    seen: set[tuple[object, ...]] = set()
-    groups: dict[int, list[int]] = {}
+    seen = set()
+    groups = {}
     for number in range(count):
         path = root / f"v{number:04d}.mp4"
         root.mkdir(exist_ok=True)

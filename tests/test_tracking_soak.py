@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlflow
@@ -53,7 +52,7 @@ for _ in range(2):  # the second is a stage that ran again
 
 
 @pytest.fixture(params=["file", "server"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+def store(request, tmp_path):
     """The address of a store that holds nothing yet."""
     database = f"sqlite:///{tmp_path / 'mlflow.db'}"
     if request.param == "file":
@@ -83,7 +82,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
         server.wait()
 
 
-def test_two_first_runs_at_once_then_killed_ones_go_on(store: str, tmp_path: Path) -> None:
+def test_two_first_runs_at_once_then_killed_ones_go_on(store, tmp_path):
     make_model(tmp_path)
     environment = {
         **{name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"},
@@ -91,7 +90,7 @@ def test_two_first_runs_at_once_then_killed_ones_go_on(store: str, tmp_path: Pat
         "DVC_ROOT": str(tmp_path),
     }
 
-    def both(kill: str) -> list[int]:
+    def both(kill):
         start = str(time.time() + 12)  # torch is imported by then
         started = [
             subprocess.Popen(
@@ -109,7 +108,6 @@ def test_two_first_runs_at_once_then_killed_ones_go_on(store: str, tmp_path: Pat
     client = mlflow.MlflowClient(store)
     assert [each.name for each in client.search_experiments() if each.name != "Default"] == [EXPERIMENT]
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    assert experiment is not None
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     runs = {run.data.params["train.seed"]: run for run in client.search_runs([experiment.experiment_id])}
     assert runs.keys() == FIGURES.keys()

@@ -8,9 +8,7 @@ from vadclip.ingest.validation_split import carve_validation
 from vadclip.manifest import Video
 
 
-def _video(
-    video_id: str, *labels: str, source: str | None = None, frames: int = 160, split: str = "train"
-) -> Video:
+def _video(video_id, *labels, source=None, frames=160, split="train"):
     return Video(
         video_id=video_id, uri=video_id, split=split, source_id=source or video_id, labels=labels,
         segments=(), frame_spans=(), num_frames=frames, fps=25, width=1, height=1, bytes=1,

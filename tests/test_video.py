@@ -3,7 +3,6 @@
 import struct
 import time
 from fractions import Fraction
-from pathlib import Path
 
 import av
 import numpy as np
@@ -55,7 +54,7 @@ FROM_THE_START = {
 }
 
 
-def in_order(path: Path, rotation: int = 0) -> list[np.ndarray]:
+def in_order(path, rotation=0):
     """Every frame, decoded from the start by a few lines of PyAV."""
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -63,7 +62,7 @@ def in_order(path: Path, rotation: int = 0) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_frame_by_its_number(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_frame_by_its_number(kind, tmp_path, monkeypatch):
     """Whatever is asked for, and wherever reading starts, the picture is that of decoding from the start."""
     monkeypatch.setenv("SVT_LOG", "0")
     count, name, options, simple = KINDS[kind]
@@ -85,7 +84,7 @@ def test_each_frame_by_its_number(kind: str, tmp_path: Path, monkeypatch: pytest
                 np.testing.assert_array_equal(picture, frames[index], err_msg=f"{decoder} {index}")
 
 
-def test_real_clips_are_equal_with_both_decoders(shared_folder: Path) -> None:
+def test_real_clips_are_equal_with_both_decoders(shared_folder):
     bound = 2**30  # the longer ones too
     paths = sorted((shared_folder / "data" / "videos").rglob("*.mp4"))[::9]
     assert len(paths) > 10
@@ -117,9 +116,7 @@ ORIENTATIONS = {
 
 
 @pytest.mark.parametrize("matrix", ORIENTATIONS)
-def test_pictures_are_turned_and_mirrored_as_players_do(
-    matrix: tuple[int, int, int, int], tmp_path: Path
-) -> None:
+def test_pictures_are_turned_and_mirrored_as_players_do(matrix, tmp_path):
     path = write_video(tmp_path / "a.mp4", 20)
     stored = in_order(path)
     orient_mp4(path, matrix)
@@ -131,7 +128,7 @@ def test_pictures_are_turned_and_mirrored_as_players_do(
         np.testing.assert_array_equal(got, [ORIENTATIONS[matrix](stored[number]) for number in (3, 8)])
 
 
-def test_a_reader_goes_on_where_it_stands_and_back(tmp_path: Path) -> None:
+def test_a_reader_goes_on_where_it_stands_and_back(tmp_path):
     path = write_video(tmp_path / "a.mkv", 100)
     with FrameReader(path, decoder="pyav") as reader:
         for indices in ([3, 9], [10, 11], [40, 60], [5], [99], [0]):
@@ -139,9 +136,7 @@ def test_a_reader_goes_on_where_it_stands_and_back(tmp_path: Path) -> None:
             assert [frame_number(frame) for frame in got] == indices
 
 
-def test_reading_a_slice_does_not_decode_what_lies_before(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_reading_a_slice_does_not_decode_what_lies_before(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 120, gop=20)
     decoded = []
     real = container.decode
@@ -166,7 +161,7 @@ def test_reading_a_slice_does_not_decode_what_lies_before(
         assert len(decoded) == 111
 
 
-def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
+def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path):
     """An mp4 may say that showing starts later: here 5 frames are cut off, in mid-group."""
     path = write_video(tmp_path / "a.mp4", 50, b_frames=0)
     data = bytearray(path.read_bytes())
@@ -183,7 +178,7 @@ def test_frames_hidden_by_an_edit_list_do_not_count(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("declared", "b_frames"), [(100, 0), (20, 0), (100, 2), (20, 2), (0, 0)])
-def test_a_header_that_lies_about_its_frames(declared: int, b_frames: int, tmp_path: Path) -> None:
+def test_a_header_that_lies_about_its_frames(declared, b_frames, tmp_path):
     path = write_video(tmp_path / "a.avi", 50, codec="mpeg4", b_frames=b_frames)
     declare_frames(path, declared)
     assert probe(path).num_frames == 50
@@ -196,7 +191,7 @@ def test_a_header_that_lies_about_its_frames(declared: int, b_frames: int, tmp_p
     ("name", "options"),
     [("a.mp4", {"container_options": {"movflags": "faststart"}}), ("a.mkv", {}), ("a.ts", {})],
 )
-def test_a_cut_off_file_ends_where_its_frames_do(name: str, options: dict, tmp_path: Path) -> None:
+def test_a_cut_off_file_ends_where_its_frames_do(name, options, tmp_path):
     path = truncate(write_video(tmp_path / name, 100, **options), 0.6)
     count = probe(path).num_frames
     assert 50 < count < 70
@@ -215,7 +210,7 @@ def test_a_cut_off_file_ends_where_its_frames_do(name: str, options: dict, tmp_p
     assert [frame_number(frame) for frame in got[:-1]] == list(range(count - 1))
 
 
-def test_damage_in_the_middle_shows_the_frame_before(tmp_path: Path) -> None:
+def test_damage_in_the_middle_shows_the_frame_before(tmp_path):
     """Numbers stay true after a gap of packets that cannot be decoded, from wherever one reads."""
     whole = write_video(tmp_path / "whole.mkv", 80, b_frames=0, gop=10)
     path = tmp_path / "a.mkv"
@@ -240,7 +235,7 @@ def test_damage_in_the_middle_shows_the_frame_before(tmp_path: Path) -> None:
     np.testing.assert_array_equal(late, got[46:])
 
 
-def test_a_change_of_size_in_mid_stream(tmp_path: Path) -> None:
+def test_a_change_of_size_in_mid_stream(tmp_path):
     """Two H.264 streams, one after the other: a batch has one size."""
     first = write_video(tmp_path / "1.h264", 20)
     frames = [numbered_frame(20 + number, 64, 48) for number in range(20)]
@@ -252,7 +247,7 @@ def test_a_change_of_size_in_mid_stream(tmp_path: Path) -> None:
     assert [frame_number(frame) for batch in batches for frame in batch] == list(range(12, 30))
 
 
-def test_absurd_dimensions_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absurd_dimensions_are_refused(tmp_path, monkeypatch):
     message = "its picture of 16384x16 is over the limit of 8192 px a side and 36 million pixels"
     wide = write_video(tmp_path / "wide.mp4", [np.zeros((16, 16384, 3), np.uint8)] * 2, size=(16384, 16))
     with monkeypatch.context() as patch:
@@ -270,21 +265,21 @@ def test_absurd_dimensions_are_refused(tmp_path: Path, monkeypatch: pytest.Monke
         container.check_size(8192, 4395)
 
 
-def test_a_file_that_changed_after_ingest(tmp_path: Path) -> None:
+def test_a_file_that_changed_after_ingest(tmp_path):
     path = write_video(tmp_path / "a.mp4", 20)
     with pytest.raises(VideoError, match="it has 20 frames and the manifest says 30: the file changed"):
         FrameReader(path, expected_frames=30)
 
 
 @pytest.mark.parametrize("text", ["#EXTM3U\n#EXTINF:1,\na.mp4\n", "ffconcat version 1.0\nfile a.mp4\n"])
-def test_a_playlist_is_no_video_and_opens_nothing(text: str, tmp_path: Path) -> None:
+def test_a_playlist_is_no_video_and_opens_nothing(text, tmp_path):
     write_video(tmp_path / "a.mp4", 20)
     (tmp_path / "list.mp4").write_text(text)
     with pytest.raises(VideoError, match="FFmpeg cannot read it as a video"):
         probe(tmp_path / "list.mp4")
 
 
-def test_of_two_tracks_both_decoders_take_the_same(tmp_path: Path) -> None:
+def test_of_two_tracks_both_decoders_take_the_same(tmp_path):
     path = tmp_path / "a.mp4"
     with av.open(str(path), "w") as container:
         streams = []
@@ -307,7 +302,7 @@ def test_of_two_tracks_both_decoders_take_the_same(tmp_path: Path) -> None:
         assert [(frame.shape[1], frame_number(frame)) for frame in batch] == [(width, 3), (width, 17)]
 
 
-def test_the_cover_of_a_sound_file_is_no_video(tmp_path: Path) -> None:
+def test_the_cover_of_a_sound_file_is_no_video(tmp_path):
     write_video(tmp_path / "picture.mp4", 1)
     path = tmp_path / "a.m4a"
     with av.open(str(tmp_path / "picture.mp4")) as source, av.open(str(path), "w", format="mp4") as target:
@@ -327,14 +322,14 @@ def test_the_cover_of_a_sound_file_is_no_video(tmp_path: Path) -> None:
         probe(path)
 
 
-def test_what_is_no_file(tmp_path: Path) -> None:
+def test_what_is_no_file(tmp_path):
     with pytest.raises(VideoError, match="there is no such file"):
         probe(tmp_path / "none.mp4")
     with pytest.raises(VideoError, match="FFmpeg cannot read it as a video"):
         probe(tmp_path)
 
 
-def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_decord_pyav_reads(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", 20)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with FrameReader(path, decoder="decord", intact=True) as reader:
@@ -342,7 +337,7 @@ def test_without_decord_pyav_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("spare", [0, -1])
-def test_a_video_that_does_not_fit_into_memory_is_read_with_pyav(spare: int, tmp_path: Path) -> None:
+def test_a_video_that_does_not_fit_into_memory_is_read_with_pyav(spare, tmp_path):
     path = write_video(tmp_path / "a.mp4", 20)
     bound = 20 * 96 * 64 * 3 + spare
     assert probe(path, decord_max_bytes=bound).intact == (spare == 0)
@@ -350,7 +345,7 @@ def test_a_video_that_does_not_fit_into_memory_is_read_with_pyav(spare: int, tmp
     assert reader.decoder == ("decord" if spare == 0 else "pyav")
 
 
-def test_decord_failing_on_the_way_leaves_the_rest_to_pyav(tmp_path: Path) -> None:
+def test_decord_failing_on_the_way_leaves_the_rest_to_pyav(tmp_path):
     import decord
 
     path = write_video(tmp_path / "a.mp4", 60)
@@ -370,9 +365,9 @@ def test_decord_failing_on_the_way_leaves_the_rest_to_pyav(tmp_path: Path) -> No
     assert [frame_number(frame) for frame in got] == list(range(0, 60, 3))
 
 
-def test_signs_of_life_come_while_frames_are_passed_over(tmp_path: Path) -> None:
+def test_signs_of_life_come_while_frames_are_passed_over(tmp_path):
     path = write_video(tmp_path / "a.avi", 600, codec="mpeg4")
-    beats: list[float] = []
+    beats = []
     with FrameReader(path) as reader:
         list(reader.read([590], batch_frames=1, beat=lambda: beats.append(time.monotonic())))
     assert len(beats) == 3  # after 256 and 512 frames, and with the batch

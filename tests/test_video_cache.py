@@ -21,12 +21,12 @@ from vadclip.remote import open_filesystem
 SIZE = 1000
 
 
-def alive(amount: float) -> None:
+def alive(amount):
     """A sign of life that nobody needs."""
 
 
 @pytest.fixture
-def videos(s3_bucket: str, tmp_path: Path) -> dict[str, str]:
+def videos(s3_bucket, tmp_path):
     """Five files of SIZE bytes and one that is five times as large: address -> SHA-256."""
     folder = tmp_path / "videos"
     folder.mkdir()
@@ -41,9 +41,9 @@ def videos(s3_bucket: str, tmp_path: Path) -> dict[str, str]:
 
 
 @pytest.fixture
-def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def fetched(monkeypatch):
     """Names of what is downloaded, as it is."""
-    names: list[str] = []
+    names = []
     real = video_cache.download
 
     def recording(uri, *arguments, **options):
@@ -54,13 +54,11 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-def size(folder: Path) -> int:
+def size(folder):
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-def test_the_least_recently_used_goes_and_the_bound_holds(
-    videos: dict[str, str], tmp_path: Path, fetched: list[str]
-) -> None:
+def test_the_least_recently_used_goes_and_the_bound_holds(videos, tmp_path, fetched):
     cache = VideoCache(tmp_path / "cache", 3 * SIZE)
     order = list(videos)
     for number in (0, 1, 2, 0, 3, 0, 1):
@@ -79,16 +77,14 @@ def test_the_least_recently_used_goes_and_the_bound_holds(
     assert not list(cache.folder.glob("*.part"))
 
 
-def test_what_is_read_stays_and_a_large_one_has_the_disk_for_itself(
-    videos: dict[str, str], tmp_path: Path
-) -> None:
+def test_what_is_read_stays_and_a_large_one_has_the_disk_for_itself(videos, tmp_path):
     cache = VideoCache(tmp_path / "cache", 2 * SIZE)
     *small, large = videos
     held = [cache.hold(uri, videos[uri], alive) for uri in small[:2]]
-    done: list[str] = []
-    beats: list[float] = []
+    done = []
+    beats = []
 
-    def fetch(uri: str, beat) -> None:
+    def fetch(uri, beat):
         one = cache.hold(uri, videos[uri], beat)
         there = {path.name for path in cache.folder.glob("*.video")}
         done.append(uri)
@@ -113,13 +109,13 @@ def test_what_is_read_stays_and_a_large_one_has_the_disk_for_itself(
     assert size(cache.folder) <= 2 * SIZE
 
 
-def test_one_fetches_and_all_read(videos: dict[str, str], tmp_path: Path, fetched: list[str]) -> None:
+def test_one_fetches_and_all_read(videos, tmp_path, fetched):
     """Locks are by open file, so threads stand for processes here."""
     cache = VideoCache(tmp_path / "cache", SIZE)
     uri, content_hash = next(iter(videos.items()))
     go, held = threading.Barrier(6), []
 
-    def read() -> None:
+    def read():
         go.wait()
         held.append(cache.hold(uri, content_hash, alive))
 
@@ -147,7 +143,7 @@ for pair in sys.argv[2:] * 5:
 """
 
 
-def test_processes_share_it(videos: dict[str, str], tmp_path: Path) -> None:
+def test_processes_share_it(videos, tmp_path):
     """Two that want two files, with room for one: nobody reads a wrong byte, and the bound holds."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     pairs = [f"{uri}={content_hash}" for uri, content_hash in list(videos.items())[:2]]
@@ -166,7 +162,7 @@ cache.hold(sys.argv[2], sys.argv[3], lambda amount: os.kill(os.getpid(), signal.
 """
 
 
-def test_what_a_killed_process_left_is_no_hindrance(videos: dict[str, str], tmp_path: Path) -> None:
+def test_what_a_killed_process_left_is_no_hindrance(videos, tmp_path):
     uri, content_hash = next(iter(videos.items()))
     folder = tmp_path / "cache"
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -181,13 +177,11 @@ def test_what_a_killed_process_left_is_no_hindrance(videos: dict[str, str], tmp_
     held.release()
 
 
-def test_a_full_disk_and_a_folder_of_somebody_else(
-    videos: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_and_a_folder_of_somebody_else(videos, tmp_path, monkeypatch):
     cache = VideoCache(tmp_path / "cache", 10 * SIZE)
     uri, content_hash = next(iter(videos.items()))
 
-    def full(*arguments: object, **options: object) -> str:
+    def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -204,7 +198,7 @@ def test_a_full_disk_and_a_folder_of_somebody_else(
         VideoCache(tmp_path / "cache", 1)
 
 
-def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_it_lies(tmp_path, monkeypatch):
     monkeypatch.setenv("VADCLIP_CACHE", str(tmp_path / "fast disk"))
     assert default_cache().folder == tmp_path / "fast disk" / "videos"
     monkeypatch.delenv("VADCLIP_CACHE")
@@ -212,9 +206,7 @@ def test_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert default_cache().folder == tmp_path / f"vadclip-videos-{os.getuid()}"
 
 
-def test_a_transfer_that_is_cut_short(
-    videos: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transfer_that_is_cut_short(videos, tmp_path, monkeypatch):
     """The server's file is the right one, what came of it is not: the next attempt is."""
     uri, content_hash = next(iter(videos.items()))
     cache = VideoCache(tmp_path / "cache", 10 * SIZE)

@@ -54,7 +54,7 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+def videos(tmp_path_factory):
     """Path of a case by its name; `zeroed.mp4` is a healthy one of which a stretch is lost."""
     data = bytearray((VIDEOS / "base.mp4").read_bytes())
     first, stop = len(data) // 4, len(data) * 85 // 100
@@ -64,7 +64,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return lambda name: zeroed if name == "zeroed.mp4" else VIDEOS / name
 
 
-def in_order(path: Path) -> tuple[list[np.ndarray], int]:
+def in_order(path):
     """Every picture by number, decoded from the start by a few lines of PyAV, and how many there are not.
 
     What a decoder leaves in a damaged picture depends on its threads, and on how many others are held.
@@ -84,14 +84,14 @@ def in_order(path: Path) -> tuple[list[np.ndarray], int]:
             for frame in frames:
                 pictures[frame.pts] = frame.to_ndarray(format="rgb24")
                 held = [*held[-1:], frame]
-    shown: list[np.ndarray] = []
+    shown = []
     for time in sorted(packet_times):
         shown.append(pictures[time] if time in pictures else shown[-1])
     return shown, len(packet_times) - len(pictures)
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_pictures_are_those_of_one_pass_however_read(name: str, videos: Callable[[str], Path]) -> None:
+def test_pictures_are_those_of_one_pass_however_read(name, videos):
     case, path = CASES[name], videos(name)
     info = probe(path)
     assert (info.num_frames, info.fps, info.width, info.height) == (COUNT, 25, 192, 128)
@@ -99,7 +99,6 @@ def test_pictures_are_those_of_one_pass_however_read(name: str, videos: Callable
     expected, lost = in_order(path)
     assert (len(expected), lost) == (COUNT, case.lost)
     if name in ("hflip.mp4", "vflip.mp4"):
-        assert case.upright is not None
         expected = [case.upright(picture) for picture in expected]
     for decoder in ("decord", "pyav"):
         # Frames of a slice; where both decoders are PyAV, one is cut once.
@@ -119,12 +118,11 @@ def test_pictures_are_those_of_one_pass_however_read(name: str, videos: Callable
     if case.upright is not None:
         assert [frame_number(case.upright(picture)) for picture in expected] == list(range(COUNT))
     times = frame_times(str(path))
-    assert times is not None
     np.testing.assert_allclose(times, np.arange(COUNT) / 25, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["noise_zeroed.mp4", "zeroed.mp4"])
-def test_one_reader_of_slices_in_any_order(name: str, videos: Callable[[str], Path]) -> None:
+def test_one_reader_of_slices_in_any_order(name, videos):
     expected, _ = in_order(videos(name))
     lost = 0
     with FrameReader(videos(name), expected_frames=COUNT) as reader:
@@ -137,7 +135,7 @@ def test_one_reader_of_slices_in_any_order(name: str, videos: Callable[[str], Pa
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
 @pytest.mark.parametrize("codec", ["libx264", "libx265"])
-def test_parameter_sets_and_messages_alone_are_no_frames(codec: str, name: str, tmp_path: Path) -> None:
+def test_parameter_sets_and_messages_alone_are_no_frames(codec, name, tmp_path):
     """As RTSP recorders write them: what stands before the first picture again before later ones."""
     quiet = {"x265-params": "log-level=none"} if codec == "libx265" else None
     whole = write_video(tmp_path / "whole.ts", 60, codec=codec, b_frames=0, codec_options=quiet)
@@ -165,7 +163,7 @@ def test_parameter_sets_and_messages_alone_are_no_frames(codec: str, name: str, 
 
 
 @pytest.mark.parametrize("kind", ["ifv", "mpjpeg", "mxg", "nuv"])
-def test_recorders_containers(kind: str, tmp_path: Path) -> None:
+def test_recorders_containers(kind, tmp_path):
     """Dahua's is among the cases."""
     path = write_recording(tmp_path / f"a.{kind}", 80)
     info = probe(path)
@@ -183,11 +181,10 @@ def test_recorders_containers(kind: str, tmp_path: Path) -> None:
             np.testing.assert_array_equal(got, expected[start : start + frames])
             assert reader.lost == 0
     times = frame_times(str(path))
-    assert times is not None
     np.testing.assert_allclose(times, np.arange(80) / 25, atol=1e-9)
 
 
-def test_a_clock_that_begins_anew_and_a_size_that_changes(tmp_path: Path) -> None:
+def test_a_clock_that_begins_anew_and_a_size_that_changes(tmp_path):
     """A transport stream's clock counts 33 bits, 26 hours: here it ends after a second; so does the size."""
     path = tmp_path / "a.ts"
     with av.open(str(path), "w", options={"mpegts_copyts": "1"}) as target:
@@ -214,21 +211,19 @@ def test_a_clock_that_begins_anew_and_a_size_that_changes(tmp_path: Path) -> Non
             96 if n < 80 else 64 for n in range(start, start + 48)
         ]
     times = frame_times(str(path))
-    assert times is not None
     np.testing.assert_allclose(times, np.arange(160) / 25, atol=1e-3)
 
 
-def test_seconds_are_those_of_presentation(tmp_path: Path) -> None:
+def test_seconds_are_those_of_presentation(tmp_path):
     durations = [20, 40, 100] * 20
     path = write_video(tmp_path / "a.mp4", 60, durations=durations)
     times = frame_times(str(path))
-    assert times is not None
     np.testing.assert_allclose(times, np.cumsum([0, *durations[:-1]]) / 1000, atol=1e-4)
     # Neither of these containers has times: a rate is all that is known.
     assert frame_times(str(write_video(tmp_path / "a.h264", 20))) is None
 
 
-def test_a_thumbnail_before_the_video_is_not_the_video(tmp_path: Path) -> None:
+def test_a_thumbnail_before_the_video_is_not_the_video(tmp_path):
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as container:
         small, large = (container.add_stream("libx264", rate=25) for _ in range(2))
@@ -244,7 +239,7 @@ def test_a_thumbnail_before_the_video_is_not_the_video(tmp_path: Path) -> None:
     assert (info.num_frames, info.width, info.height, info.intact) == (20, 96, 64, False)
 
 
-def test_a_file_that_tells_neither_rate_nor_length(tmp_path: Path) -> None:
+def test_a_file_that_tells_neither_rate_nor_length(tmp_path):
     path = write_video(tmp_path / "a.mp4", 20, container_options={"movflags": "frag_keyframe+empty_moov"})
     with av.open(str(path)) as source, av.open(str(tmp_path / "b.nut"), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
@@ -257,7 +252,7 @@ def test_a_file_that_tells_neither_rate_nor_length(tmp_path: Path) -> None:
     assert info.fps == 25
 
 
-def test_a_container_that_is_refused_can_be_remuxed(tmp_path: Path) -> None:
+def test_a_container_that_is_refused_can_be_remuxed(tmp_path):
     path = write_video(tmp_path / "a.h263", 20, size=(176, 144), codec="h263")
     with pytest.raises(VideoError, match=r"ffmpeg -i FILE -map 0:v:0 -c copy FILE\.nut"):
         probe(path)
@@ -270,6 +265,6 @@ def test_a_container_that_is_refused_can_be_remuxed(tmp_path: Path) -> None:
     assert probe(tmp_path / "b.nut").num_frames == 20
 
 
-def test_a_name_that_the_locale_cannot_write(tmp_path: Path) -> None:
+def test_a_name_that_the_locale_cannot_write(tmp_path):
     with pytest.raises(VideoError, match="its name has characters that this machine's locale cannot write"):
         probe(f"{tmp_path}/\ud800.mp4")
