@@ -11,7 +11,7 @@ tower's input, D joint width of CLIP; the axis of 3 is RGB.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,12 +30,8 @@ from vadclip.clip.weights import (
     read_config,
     tag_settings,
 )
+from vadclip.config import ClipParams
 from vadclip.errors import InputError
-
-if (
-    TYPE_CHECKING
-):  # the params' reader is not needed where params come as plain values, as on a bare GPU machine
-    from vadclip.config import ClipParams
 
 __all__ = [
     "Clip", "ClipWeights", "TextTower", "load_clip", "load_clip_weights", "resize_frames", "resize_size",
@@ -100,7 +96,7 @@ class Clip(ClipIdentity):
         return features_BD[: len(images_BSS3)].float()
 
 
-def load_clip(params: "ClipParams", *, device: str) -> Clip:
+def load_clip(params: ClipParams, *, device: str) -> Clip:
     """Build the CLIP that `params` name, with its weights, frozen, on `device` ("cpu", "cuda", "cuda:1").
 
     Raises InputError for everything that cannot be used: model, weights, activation, device.
@@ -156,15 +152,13 @@ class ClipWeights:
     """bool, [vocabulary]: rows of the token table that the weights file held; None for all."""
 
 
-def load_clip_weights(params: "ClipParams") -> ClipWeights:
+def load_clip_weights(params: ClipParams) -> ClipWeights:
     """Load the weights of the CLIP that `params` name, both towers; raises InputError as `load_clip` does."""
     model, config, _, known_tokens = _load_model(params)
     return ClipWeights(params.config_name, config["quick_gelu"], model.state_dict(), known_tokens)
 
 
-def _load_model(
-    params: "ClipParams",
-) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Tensor | None]:
+def _load_model(params: ClipParams) -> tuple[nn.Module, dict[str, Any], dict[str, Any], Tensor | None]:
     """Return the frozen model, its config with the activation in it, its preprocessing, its known tokens."""
     config = read_config(params.config_name)
     preprocess = config.pop("preprocess_cfg", {})
@@ -183,7 +177,7 @@ def _load_model(
     return model.requires_grad_(False).eval(), config, preprocess, known_tokens
 
 
-def _quick_gelu_of_file(params: "ClipParams", config: dict[str, Any]) -> bool:
+def _quick_gelu_of_file(params: ClipParams, config: dict[str, Any]) -> bool:
     # A config file was written for its weights. One of open_clip's own names says nothing of somebody's file.
     said = config.get("quick_gelu") if is_file_name(params.config_name) else None
     if params.quick_gelu is None and said is None:
@@ -199,7 +193,7 @@ def _quick_gelu_of_file(params: "ClipParams", config: dict[str, Any]) -> bool:
     return bool(said if params.quick_gelu is None else params.quick_gelu)
 
 
-def _quick_gelu_of_tag(params: "ClipParams", config: dict[str, Any], settings: dict[str, Any]) -> bool:
+def _quick_gelu_of_tag(params: ClipParams, config: dict[str, Any], settings: dict[str, Any]) -> bool:
     of_model, of_weights = (bool(source.get("quick_gelu", False)) for source in (config, settings))
     names = {False: "GELU", True: "QuickGELU"}
     if of_model != of_weights:

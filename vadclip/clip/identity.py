@@ -10,12 +10,9 @@ import importlib.metadata
 import json
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from vadclip.config import ClipParams
 from vadclip.files import held_alone, sha256_file, write_text_atomic
-
-if TYPE_CHECKING:
-    from vadclip.config import ClipParams
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
 _CODE = ("frozen.py", "weights.py")
@@ -37,7 +34,7 @@ class ClipIdentity:
     """Joint width D."""
 
 
-def identify_clip(params: "ClipParams", cache: Path) -> ClipIdentity:
+def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
     """Return the identity of the CLIP that `params` name; raises InputError as `clip.load_clip` does."""
     remembered = cache / "clip" / f"{_key(params)}.json"
     with held_alone(remembered.with_suffix(".lock"), "looking into the CLIP", wait=True):
@@ -58,14 +55,14 @@ def is_file_name(pretrained: str) -> bool:
     return Path(pretrained).suffix in WEIGHTS_SUFFIXES or Path(pretrained).is_file()
 
 
-def clip_width(params: "ClipParams") -> int:
+def clip_width(params: ClipParams) -> int:
     """Return the joint dimension of the CLIP that `params` name: its config says it, without any weights."""
     from vadclip.clip.weights import read_config
 
     return int(read_config(params.config_name)["embed_dim"])
 
 
-def _key(params: "ClipParams") -> str:
+def _key(params: ClipParams) -> str:
     named = [params.config_name, params.weights_name]
     facts = {
         "files": [sha256_file(Path(name)) if Path(name).is_file() else name for name in named],

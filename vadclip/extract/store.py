@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadclip.errors import InputError
-from vadclip.extract.coverage import Coverage, Gap, Placed
+from vadclip.extract.coverage import Coverage, Gap
 from vadclip.extract.failures import Failure, Failures
 from vadclip.extract.ledger import Ledger
 from vadclip.extract.merge import SHARD_LIMITS, ShardLimits, merge_shards
@@ -145,40 +145,32 @@ class FeatureStore:
 
     def _outcome(self, there: Coverage, crops: Sequence[int], max_lost_fraction: float) -> IndexRow:
         video = there.video
-        error, rows, frames, placed = video.probe_error, 0, video.num_frames, list[Placed]()
-        if error is None and not video.too_short:
+        failed = IndexRow(
+            video_id=video.video_id, status="failed", error=video.probe_error, note=None, lost_frames=0,
+            shards=(), rows=0, decoded_frames=0, crops=(), content_hash=video.content_hash,
+        )  # fmt: skip
+        if video.probe_error is not None:
+            return failed
+        if (error := there.disagreement(crops)) is not None:
             failure = self._failures.of(video)
-            error = there.disagreement(crops)
-            if failure is not None and error is not None:
-                error = failure.error
-            placed = there.blocks(crops)
-            rows, frames = there.end, max((one.block.frames for one in placed), default=0)
-        row = IndexRow(
-            video_id=video.video_id,
-            status="ok" if error is None else "failed",
-            error=error,
-            note=None,
-            lost_frames=sum(one.block.lost for one in placed if one.block.crop == crops[0]),
-            shards=tuple(sorted({one.shard for one in placed})),
-            rows=rows,
-            decoded_frames=frames,
-            crops=tuple(crops),
-            content_hash=video.content_hash,
-        )
-        if error is not None:
-            return replace(row, lost_frames=0, shards=(), rows=0, crops=(), decoded_frames=0)
-        if rows == 0:
+            return replace(failed, error=error if failure is None else failure.error)
+        placed = there.blocks(crops)
+        lost = sum(one.block.lost for one in placed if one.block.crop == crops[0])
+        frames = max((one.block.frames for one in placed), default=video.num_frames if video.too_short else 0)
+        ok = replace(failed, status="ok", lost_frames=lost, decoded_frames=frames)
+        if there.end == 0:
             short = f"too short: {frames} of the {SNIPPET_FRAMES} frames of a snippet can be decoded"
-            return replace(row, note=short, shards=(), crops=())
+            return replace(ok, note=short)
         notes = []
         if frames < video.num_frames:
             notes.append(f"cut off: only {frames} of {video.num_frames} frames can be decoded")
-        if row.lost_frames:
-            notes.append(f"{row.lost_frames} of {video.num_frames} pictures cannot be decoded")
-        if row.lost_frames > max_lost_fraction * video.num_frames:
+        if lost:
+            notes.append(f"{lost} of {video.num_frames} pictures cannot be decoded")
+        if lost > max_lost_fraction * video.num_frames:
             error = f"{notes[-1]}, more than extract.max_lost_fraction {max_lost_fraction:g} allows"
-            return replace(row, status="failed", error=error, shards=(), rows=0, crops=(), decoded_frames=0)
-        return replace(row, note="; ".join(notes) or None)
+            return replace(failed, error=error, lost_frames=lost)
+        shards = tuple(sorted({one.shard for one in placed}))
+        return replace(ok, note="; ".join(notes) or None, shards=shards, rows=there.end, crops=tuple(crops))
 
     def _take_in(self, name: str) -> None:
         """Enter a shard into the ledger, or move it aside if it is damaged or of another provenance."""

@@ -82,11 +82,7 @@ class Unit:
 
 
 def plan_units(
-    gaps: Iterable[tuple[Video, str, Gap]],
-    frames_per_snippet: int,
-    unit_images: int,
-    *,
-    most_images: int = 0,
+    gaps: Iterable[tuple[Video, str, Gap]], frames_per_snippet: int, unit_images: int, *, most_images: int = 0
 ) -> Iterator[Unit]:
     """Cut the gaps of videos (each with its location) into units of at most `unit_images`, as they come.
 

@@ -26,10 +26,7 @@ _AHEAD = 4  # items per process that wait in pebble's queue
 
 
 def run_supervised(
-    function: Callable[[str], Result],
-    items: Sequence[str],
-    limit_seconds: Mapping[str, float],
-    workers: int,
+    function: Callable[[str], Result], items: Sequence[str], limit_seconds: Mapping[str, float], workers: int
 ) -> Iterator[tuple[str, Result | None, str | None]]:
     """Yield (item, result, None), or (item, None, what went wrong), in the order in which they are done.
 
@@ -42,9 +39,7 @@ def run_supervised(
     busy: dict[Future[Result], str] = {}
     future: Future[Result]
     pool = ProcessPool(
-        min(workers, len(items)),
-        context=multiprocessing.get_context("spawn"),
-        initializer=limit_memory,
+        min(workers, len(items)), context=multiprocessing.get_context("spawn"), initializer=limit_memory
     )
     try:
         while waiting or busy:

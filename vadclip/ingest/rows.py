@@ -1,4 +1,4 @@
-"""From annotations and files to the manifest: what there is, what it holds, what of it can be used.
+"""From annotations and files to the manifest: a row per video, which says whether its file can be used.
 
 A bad table stops ingest and names every bad row; a bad file is a row that says why it cannot be used.
 """
@@ -36,11 +36,7 @@ class Ingested:
 
 
 def ingest(
-    params: DatasetParams,
-    split: IngestParams,
-    *,
-    probe_cache: Path,
-    execution: ExecutionParams | None = None,
+    params: DatasetParams, split: IngestParams, *, probe_cache: Path, execution: ExecutionParams | None = None
 ) -> Ingested:
     """Read the annotations, look into the files, carve validation videos.
 

@@ -1,1 +1,1 @@
-"""Frames of a video file by number: what there is, and reading it."""
+"""Frames of a video file by number: counting them, and reading them."""
