@@ -6,8 +6,8 @@
 Two towers: OpenAI's ViT-B/16 (random weights, which cost the same) and the one of the embedded sample. Frames
 come as uint8 in main memory and go through `Clip.encode_crops`: crops (eight of the ten, so that batches come
 out even), normalisation, tower, and back; a GPU's tower is made as `load_clip` makes it. The matrix product
-is the ceiling: an image of ViT-B/16 takes 35 GFLOP. It needs torch, open_clip, numpy and rich, and imports
-neither Ray nor DVC nor MLflow.
+is the ceiling: an image of ViT-B/16 takes 35 GFLOP. It needs torch, open_clip, pydantic, numpy and rich, and
+imports neither Ray nor DVC nor MLflow.
 """
 
 import json
