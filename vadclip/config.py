@@ -4,6 +4,7 @@ The sections `dataset clip model ingest extract train score evaluate` hold what 
 params. `execution` and `tracking` change only where and how fast the work runs and where it is logged.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -243,6 +244,11 @@ class ExecutionParams(Section):
     """Threads that read features before training."""
     video_cache_gib: PositiveReal
     """Bound of each node's copies of remote videos."""
+
+    @property
+    def address(self) -> str:
+        """Where Ray is: `local` starts it on this machine, anything else is a cluster's address."""
+        return os.environ.get("RAY_ADDRESS") or self.ray_address or "local"
 
     @model_validator(mode="after")
     def _device_and_gpus_agree(self) -> "ExecutionParams":

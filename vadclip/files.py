@@ -3,14 +3,16 @@
 import fcntl
 import filecmp
 import hashlib
+import json
 import os
 import socket
 import sys
 import unicodedata
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vadclip.errors import InputError
 
@@ -41,6 +43,16 @@ def write_text_atomic(path: Path, text: str) -> None:
     """Write UTF-8 `text` to `path` in one step."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(text.encode())
+
+
+def remembered(path: Path, look: Callable[[], Any]) -> Any:
+    """Return what `look` found when it was asked first, as JSON; `path` remembers it and may be deleted."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["found"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        found = look()
+        write_text_atomic(path, json.dumps({"found": found}))
+        return found
 
 
 def sha256_file(path: Path) -> str:

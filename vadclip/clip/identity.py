@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from vadclip.config import ClipParams
-from vadclip.files import held_alone, sha256_file, write_text_atomic
+from vadclip.files import held_alone, remembered, sha256_file
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-_CODE = ("frozen.py", "weights.py")
+_CODE = ("identity.py", "frozen.py", "weights.py")
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,16 @@ class ClipIdentity:
 
 def identify_clip(params: ClipParams, cache: Path) -> ClipIdentity:
     """Return the identity of the CLIP that `params` name; raises InputError as `clip.load_clip` does."""
-    remembered = cache / "clip" / f"{_key(params)}.json"
-    with held_alone(remembered.with_suffix(".lock"), "looking into the CLIP", wait=True):
-        try:
-            return ClipIdentity(**json.loads(remembered.read_text(encoding="utf-8")))
-        except (FileNotFoundError, ValueError, TypeError):
-            pass
+
+    def look() -> dict[str, object]:
         from vadclip.clip.frozen import load_clip
 
         clip = load_clip(params, device="cpu")
-        facts = {field.name: getattr(clip, field.name) for field in fields(ClipIdentity)}
-        write_text_atomic(remembered, json.dumps(facts, indent=2) + "\n")
-        return ClipIdentity(**facts)
+        return {field.name: getattr(clip, field.name) for field in fields(ClipIdentity)}
+
+    file = cache / "clip" / f"{_key(params)}.json"
+    with held_alone(file.with_suffix(".lock"), "looking into the CLIP", wait=True):
+        return ClipIdentity(**remembered(file, look))
 
 
 def is_file_name(pretrained: str) -> bool:

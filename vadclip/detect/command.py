@@ -4,7 +4,6 @@ Each step is the pipeline's own function, so rows and scores are the pipeline's.
 the run: the same command again goes on where it was stopped, and opens only videos that are new or changed.
 """
 
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -77,7 +76,7 @@ class Request:
     @property
     def cluster(self) -> bool:
         """Whether a cluster is named that does the work."""
-        return (os.environ.get("RAY_ADDRESS") or self.ray_address or "local") != "local"
+        return self.execution.address != "local"
 
     @property
     def execution(self) -> ExecutionParams:

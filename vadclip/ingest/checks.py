@@ -5,14 +5,13 @@ The train stage has the same checks where it needs them; here they all speak at 
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from vadclip.checkout import given_path
 from vadclip.config import SAMPLE_CLIP, ModelParams, Params, TrainParams
 from vadclip.errors import InputError
-from vadclip.files import sha256_file, write_text_atomic
+from vadclip.files import remembered, sha256_file
 from vadclip.manifest import Manifest, Video
 
 SAMPLE_WORDS = (
@@ -106,15 +105,15 @@ def _prompt_faults(params: Params, prompts: Sequence[str], cache: Path) -> Itera
 
     facts = [clip.quick_gelu, *map(sha256_file, files), *prompts, model.prompt_prefix, model.prompt_suffix]
     key = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    fault = _remembered(cache / "prompts" / f"{key}.json", look)
+    fault = remembered(cache / "prompts" / f"{key}.json", look)
     if fault is not None:
         yield f"{fault} (dataset.classes: a map label: prompt)"
 
 
 def _checkpoint_faults(path: Path, model: ModelParams, cache: Path) -> Iterator[str]:
     """Say what is wrong with a checkpoint file; known content is not opened again."""
-    remembered = cache / "checkpoints" / f"{sha256_file(path)}.json"
-    fault, sizes = _remembered(remembered, lambda: _look_into(path))
+    verdict = cache / "checkpoints" / f"{sha256_file(path)}.json"
+    fault, sizes = remembered(verdict, lambda: _look_into(path))
     if fault is not None:
         yield fault
         return
@@ -130,13 +129,3 @@ def _look_into(path: Path) -> tuple[str | None, dict[str, int]]:
         return None, sizes_of(read_checkpoint(path))
     except InputError as error:
         return str(error), {}
-
-
-def _remembered(path: Path, look: Callable[[], Any]) -> Any:
-    """Return what `look` found when it was asked first."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["found"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        found = look()
-        write_text_atomic(path, json.dumps({"found": found}))
-        return found

@@ -68,7 +68,8 @@ def probe_files(
     # The largest first, so that no core is left with a long one at the end.
     order = sorted(todo, key=lambda path: (-todo[path].size, path))
     limits = {path: LIMIT_SECONDS + todo[path].size / LIMIT_BYTES_PER_SECOND for path in order}
-    far = [path for path in order if is_remote(path)] if execution and _names_cluster(execution) else []
+    on_cluster = execution is not None and execution.address != "local"
+    far = [path for path in order if is_remote(path)] if on_cluster else []
     near = [path for path in order if path not in set(far)]
     saved = time.monotonic()
     try:
@@ -88,10 +89,6 @@ def probe_files(
     finally:
         cache.save()
     return found
-
-
-def _names_cluster(execution: ExecutionParams) -> bool:
-    return (os.environ.get("RAY_ADDRESS") or execution.ray_address or "local") != "local"
 
 
 def _on_cluster(

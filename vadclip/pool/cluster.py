@@ -103,7 +103,7 @@ class Cluster:
         before, self._there = self._there, self._look()
         self._looked_at = time.monotonic()
         lines = []
-        for node_id in (before.keys() ^ self._there.keys()) & (before | self._there).keys():
+        for node_id in before.keys() ^ self._there.keys():
             node = (before | self._there)[node_id]
             if node.room(self._execution) > 0:
                 what = "is gone, its work starts again elsewhere" if node_id in before else "joined"
@@ -170,7 +170,7 @@ class Cluster:
 
     def _connect(self) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS") or self._execution.ray_address or "local"
+        address = self._execution.address
         self.local = address == "local"
         settings: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
         if self.local:
