@@ -8,9 +8,9 @@ import torch
 from clip_helpers import random_state, tiny_config, write_clip
 from torch.nn import functional as F
 
-from vadclip.clip.crops import crop_frames
-from vadclip.clip.frozen import load_clip, resize_frames, resize_size, tokenize
-from vadclip.clip.text import end_positions
+from vadclip.clip.crops import crop_frames, resize_frames, resize_size
+from vadclip.clip.frozen import load_clip
+from vadclip.clip.text import end_positions, tokenize
 from vadclip.errors import InputError
 
 

@@ -12,7 +12,8 @@ import torch
 from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
 from safetensors.torch import save_file
 
-from vadclip.clip.frozen import load_clip, resize_size
+from vadclip.clip.crops import resize_size
+from vadclip.clip.frozen import load_clip
 from vadclip.config import ClipParams
 from vadclip.errors import InputError
 

@@ -14,7 +14,8 @@ from devices import DEVICES
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vadclip.clip.frozen import Clip, load_clip, tokenize
+from vadclip.clip.frozen import Clip, load_clip
+from vadclip.clip.text import tokenize
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.official import clip_state, official_state, vadclip_state

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 from safetensors.torch import load_file as load_tensors
 from video_helpers import numbered_frame
 
-from vadclip.clip.frozen import load_clip, resize_frames
+from vadclip.clip.crops import resize_frames
+from vadclip.clip.frozen import load_clip
 from vadclip.features.provenance import RECIPE_VERSION
 from vadclip.model.official import clip_state
 

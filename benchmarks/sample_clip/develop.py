@@ -32,9 +32,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch.nn import functional as F
 
-from vadclip.clip.frozen import Clip, load_clip, resize_frames
+from vadclip.clip.crops import resize_frames
+from vadclip.clip.frozen import Clip, load_clip
 from vadclip.config import ClipParams, ModelParams, TrainParams
 from vadclip.frame_figures import top_mean
+from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.model.inference import branch_scores, class_texts, video_output
 from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import TEMPERATURE, VadClip, VadClipConfig
@@ -43,7 +45,6 @@ from vadclip.sample.film import draw_frames
 from vadclip.sample.workers import drawing_pool
 from vadclip.sample.world import CLASSES, VideoPlan, make_plan
 from vadclip.train.batches import TrainingRows, epoch_batches, sequence_rows
-from vadclip.video.frame_reader import SNIPPET_FRAMES
 
 
 def plans(split: str, count: int) -> list[VideoPlan]:

@@ -19,10 +19,10 @@ import open_clip
 import torch
 from torch import Tensor, nn
 
-from vadclip.clip.crops import crop_frames, resize_frames, resize_size
+from vadclip.clip.crops import crop_frames
 from vadclip.clip.identity import ClipIdentity, is_file_name
 from vadclip.clip.on_gpu import full_float32, fuse_quick_gelu, wait_asleep
-from vadclip.clip.text import TextTower, tokenize
+from vadclip.clip.text import TextTower
 from vadclip.clip.weights import (
     clip_fingerprint,
     load_file_weights,
@@ -32,11 +32,6 @@ from vadclip.clip.weights import (
 )
 from vadclip.config import ClipParams
 from vadclip.errors import InputError
-
-__all__ = [
-    "Clip", "ClipWeights", "TextTower", "load_clip", "load_clip_weights", "resize_frames", "resize_size",
-    "tokenize",
-]  # fmt: skip
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -19,11 +20,9 @@ def in_background(items: Generator[T, None, None], depth: int) -> Generator[T, N
 
     def put(item: T | None, error: BaseException | None) -> None:
         while not stopped.is_set():
-            try:
-                return waiting.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
-        return None
+            with suppress(queue.Full):
+                waiting.put((item, error), timeout=0.1)
+                return
 
     def work() -> None:
         try:

@@ -28,9 +28,10 @@ from vadclip.extract.failures import Failure
 from vadclip.extract.units import Slice, Unit
 from vadclip.extract.video_cache import FetchError, Held, VideoCache, default_cache
 from vadclip.features.shards import Block
+from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.pool.work import Beat
 from vadclip.remote import is_remote
-from vadclip.video.frame_reader import SNIPPET_FRAMES, FrameReader
+from vadclip.video.frame_reader import FrameReader
 
 _MIDDLE = 8  # the frame of a snippet's 16 that stands for it
 _READ_BYTES = 32 * 2**20  # decoded frames of a batch

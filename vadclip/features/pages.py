@@ -30,34 +30,26 @@ def _is_plain_page(header: bytes, values: int) -> bool:
     Reads the page header (Thrift compact protocol): field 1 type, 2 and 3 sizes, 4 checksum, then 5,
     the data page header, which starts with the number of values and their encoding (0 = plain).
     """
-    at = 0
+    read, field = iter(header), 0
 
     def integer() -> int:
-        nonlocal at
         value, shift = 0, 0
-        while True:
-            byte = header[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return (value >> 1) ^ -(value & 1)
-            shift += 7
+        while (byte := next(read)) > 127:
+            value, shift = value | (byte & 127) << shift, shift + 7
+        value |= byte << shift
+        return (value >> 1) ^ -(value & 1)
 
-    field = 0
     try:
-        while True:
-            delta, kind = divmod(header[at], 16)
-            at += 1
+        while field < _DATA_PAGE_HEADER:
+            delta, kind = divmod(next(read), 16)
             field += delta
-            if kind == _THRIFT_INTEGER and field < _DATA_PAGE_HEADER:
+            if field < _DATA_PAGE_HEADER and kind == _THRIFT_INTEGER:
                 integer()
-            elif kind == _THRIFT_STRUCT and field == _DATA_PAGE_HEADER:
-                break
-            else:
+            elif field != _DATA_PAGE_HEADER or kind != _THRIFT_STRUCT:
                 return False
-        at += 1
+        next(read)  # that an integer follows: the number of values
         count = integer()
-        at += 1
+        next(read)
         return count == values and integer() == 0
-    except IndexError:  # no header that a writer would write
+    except StopIteration:  # no header that a writer would write
         return False

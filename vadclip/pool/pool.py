@@ -30,8 +30,6 @@ from vadclip.pool.actor import POLL_SECONDS, Done, Ended, Job, Member, Raised, S
 from vadclip.pool.cluster import Cluster
 from vadclip.pool.work import Beat, Outcome, R, T, Worker
 
-__all__ = ["Outcome", "Pool"]
-
 _CHUNK_BYTES = 64 * 2**20  # of a file that travels: small beside a machine's memory
 _MAX_DEATHS_AT_START = 3
 _VERDICT_SECONDS = 1.0

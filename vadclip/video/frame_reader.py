@@ -18,13 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadclip.errors import VideoError
-from vadclip.manifest import SNIPPET_FRAMES
 from vadclip.video.container import decode, open_video
 from vadclip.video.frame_index import FrameIndex, scan
 from vadclip.video.orientation import Orientation
 from vadclip.video.run import Run
-
-__all__ = ["SNIPPET_FRAMES", "FrameReader", "VideoInfo", "probe", "read_frames"]
 
 # While nobody asks for the next batch, decord goes on decoding into memory, up to the video's end (measured:
 # 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
