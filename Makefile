@@ -23,7 +23,7 @@ check: .venv ## lint, format, types
 	mypy
 
 ui: .venv ## show the runs in MLflow at http://127.0.0.1:5000 (another port: make ui PORT=5001)
-	@echo "The runs with their figures, once the UI is up:" && python -m vadclip.tracking.registry $(PORT)
+	@echo "The runs with their figures, once the UI is up:" && MLFLOW_TRACKING_URI="sqlite:///$(CURDIR)/mlflow.db" python -m vadclip.tracking.registry $(PORT)
 	mlflow ui --workers 1 --port $(PORT) --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db"
 
 soak: .venv ## run the long versions of the promises

@@ -5,13 +5,15 @@ nobody looks at a test video.
 """
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from vadclip.files import atomic_path
+from vadclip.sample.anomalies import ANOMALIES
 from vadclip.sample.film import draw_frames
-from vadclip.sample.world import CLASSES, Happening, VideoPlan, development_plans
+from vadclip.sample.world import CLASSES, Happening, VideoPlan, make_plan
 
 MOMENTS = (-0.15, 0.06, 0.3, 0.55, 0.8, 1.12)  # shares of the deed
 TILE, LABEL = (168, 126), 16
@@ -40,6 +42,17 @@ def contact_sheet() -> Image.Image:
             small = image.resize((TILE[0] - 2, TILE[1] - 2), Image.Resampling.LANCZOS)
             sheet.paste(small, (column * TILE[0], top + LABEL))
     return sheet
+
+
+def development_plans(side: str, per_kind: int) -> Iterator[VideoPlan]:
+    """Yield plans outside the sample: `per_kind` videos of each anomaly, and as many normal ones."""
+    assert side in {"clip", "check"}
+    turn = 0
+    for number in range(per_kind):
+        for label in ANOMALIES:
+            yield make_plan(f"{side}_{label.lower()}_{number:03d}", side, label, turn)
+            yield make_plan(f"{side}_normal_{turn:04d}", side, CLASSES.normal, turn)
+            turn += 1
 
 
 def _moments(plan: VideoPlan, deed: Happening) -> list[int]:

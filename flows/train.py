@@ -32,11 +32,11 @@ def main() -> None:
     facts = training_facts(params, manifest, features.fingerprint, test_selected=task.test_selected)
     identity_file = resume.folder / "run.json"
     with resume.held(), tracking.training_run(**facts, identity_file=identity_file) as run:
-        made = fit_or_import(MODEL, task, params, resume, run)
+        model, summary = fit_or_import(MODEL, task, params, resume, run)
         run.identity.write(MODEL / "run.json")
         # All is written; the rest is its mirror.
-        run.model(MODEL, class_texts(made.model, "fp32"), params.clip)
-        run.metrics({**made.summary, **flatten(extracted, "time/extract_")})
+        run.model(MODEL, class_texts(model, "fp32"), params.clip)
+        run.metrics({**summary, **flatten(extracted, "time/extract_")})
         run.artifacts([MANIFEST, MODEL / "epochs.json", MODEL / "steps.csv"])
     resume.remove()
 

@@ -26,8 +26,8 @@ from vadclip.cli import main
 from vadclip.detect.command import Request, detect
 from vadclip.detect.detector import Detector
 from vadclip.detect.page import write_pages
+from vadclip.detect.results import describe_threshold
 from vadclip.detect.sources import find_sources, unlabelled
-from vadclip.detect.threshold import describe
 from vadclip.errors import InputError, VideoError
 from vadclip.events import Peak, threshold_from_peaks
 from vadclip.features.index import read_index
@@ -219,13 +219,13 @@ def test_a_model_without_peaks_asks_for_a_threshold(world, tmp_path):
 def test_the_threshold_of_the_model_and_what_it_is_worth():
     peaks = [Peak(f"n{number}", number / 10, 0.5) for number in range(10)]
     threshold = threshold_from_peaks(peaks, selection="validation", max_flagged=0.3)
-    printed = " ".join(describe(threshold))
+    printed = " ".join(describe_threshold(threshold))
     # Of 10 peaks 0.0 to 0.9 three may lie above: midway between 0.7 and 0.6; 3 in 5 hours.
     assert "Threshold 0.65: 3 of 10 normal validation videos" in printed
     assert "hour on those videos: 0.6 (95 % interval 0.12 to 1.8, from 5 hours" in printed
     assert "there are only 10 normal validation videos" in printed
     assert "epoch was picked on the same videos" in printed
-    (untimed,) = describe(threshold_from_peaks([Peak("n", 0.5, None)] * 20, selection="last"))[1:]
+    (untimed,) = describe_threshold(threshold_from_peaks([Peak("n", 0.5, None)] * 20, selection="last"))[1:]
     assert untimed.startswith("False alarms an hour are not known")
 
 

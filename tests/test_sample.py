@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
+from benchmarks.contact_sheet import development_plans
 from benchmarks.sample_clip.captions import all_texts
 from vadclip.clip.crops import resize_frames
 from vadclip.clip.frozen import load_clip
@@ -34,7 +35,6 @@ from vadclip.sample.world import (
     CLASSES,
     WORLD_VERSION,
     Happening,
-    development_plans,
     make_plan,
     sample_plans,
 )

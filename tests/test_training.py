@@ -19,7 +19,7 @@ from vadclip.model.losses import vadclip_loss
 from vadclip.model.vadclip import VadClip
 from vadclip.train.batches import anomalous_rows, epoch_batches, load_rows
 from vadclip.train.history import EpochRecord, History, StepRecord
-from vadclip.train.loop import TrainingError, train
+from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder, TrainingState, resume_key
 from vadclip.train.selection import Selection
 
@@ -265,7 +265,7 @@ def test_a_value_that_is_not_finite_stops_before_the_update_and_names_the_video(
     resume = ResumeFolder(tmp_path)
     logger = Recorder()
     with pytest.raises(
-        TrainingError, match=r"training stopped at epoch 1, step \d of 6, before its update"
+        InputError, match=r"training stopped at epoch 1, step \d of 6, before its update"
     ) as stop:
         train(todo, device=CPU, resume=resume, logger=logger, readers=0)
     message = str(stop.value)
@@ -283,7 +283,7 @@ def test_a_value_that_is_not_finite_stops_before_the_update_and_names_the_video(
 
 def test_a_gradient_that_is_not_finite_stops_too(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.nn.utils, "get_total_norm", lambda grads: torch.tensor(math.inf))
-    with pytest.raises(TrainingError, match=r"epoch 1, step 1 of 3.*gradient norm inf; the batch held train"):
+    with pytest.raises(InputError, match=r"epoch 1, step 1 of 3.*gradient norm inf; the batch held train"):
         _train(tmp_path)
 
 

@@ -12,13 +12,14 @@ from clip_helpers import tiny_config
 
 from vadclip.clip.text import TextTower
 from vadclip.config import TrainParams
+from vadclip.features.provenance import Provenance
 from vadclip.labels import Classes
 from vadclip.manifest import Video
 from vadclip.model.folder import NamedClip
 from vadclip.model.vadclip import VadClipConfig
 from vadclip.train.loop import train
 from vadclip.train.resume import ResumeFolder
-from vadclip.train.task import Origin, Task
+from vadclip.train.task import Task
 
 CLASSES = Classes(labels=("Normal", "Fighting", "Fire"), prompts=("normal", "fighting", "fire"))
 WIDTH = 16
@@ -27,6 +28,8 @@ CPU = torch.device("cpu")
 
 class Features:
     """A feature store in memory."""
+
+    provenance, fingerprint = Provenance.imported(WIDTH), "f" * 64
 
     def __init__(self, arrays: dict[tuple[str, int], np.ndarray]) -> None:
         self.arrays = arrays
@@ -104,6 +107,7 @@ def task(text: TextTower | None = None, **changes) -> Task:
         ),
         classes=CLASSES,
         text=text or text_tower(),
+        clip=NamedClip("tiny", "tiny.safetensors", "c" * 64, True),
         features=features,
         train_videos=train_videos,
         val_videos=val_videos,
@@ -113,11 +117,6 @@ def task(text: TextTower | None = None, **changes) -> Task:
         test_crop=1,
         score_precision="fp32",
         criterion="val_video_auc",
-        origin=Origin(
-            NamedClip("tiny", "tiny.safetensors", "c" * 64, True),
-            {"source": "encoded", "embed_dim": WIDTH},
-            "f" * 64,
-        ),
     )
 
 

@@ -21,11 +21,6 @@ from vadclip.files import write_text_atomic
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="VadCLIP as a pipeline.")
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `vadclip <command>` a group, however few commands there are."""
-
-
 @app.command()
 def recipe(
     name: Annotated[str, typer.Argument(help="sample, ucf_crime or xd_violence")],

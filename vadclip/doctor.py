@@ -49,26 +49,17 @@ def examine(params_file: Path = PARAMS_FILE) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    version = platform.python_version()
-    good = (3, 11) <= sys.version_info[:2] <= (3, 13)
-    return Finding(
-        "python", "ok" if good else "miss", version, "use Python 3.11 to 3.13: make .venv PYTHON=..."
-    )
+    state = "ok" if (3, 11) <= sys.version_info[:2] <= (3, 13) else "miss"
+    fix = "use Python 3.11 to 3.13: make .venv PYTHON=..."
+    return Finding("python", state, platform.python_version(), fix)
 
 
 def _torch() -> Finding:
     try:
         import torch
         import torchvision
-    except (
-        ImportError,
-        RuntimeError,
-        OSError,
-    ) as error:  # a torchvision of another torch raises RuntimeError
-        reason = str(error).splitlines()[0]
-        return Finding(
-            "torch", "miss", f"it cannot be imported ({reason})", "install the pinned ones: make .venv"
-        )
+    except (ImportError, RuntimeError, OSError) as error:  # RuntimeError: a torchvision of another torch
+        return Finding("torch", "miss", f"it cannot be imported ({str(error).splitlines()[0]})", _INSTALL)
     versions = f"{torch.__version__}, torchvision {torchvision.__version__}"
     if torch.cuda.is_available():
         return Finding("torch", "ok", f"{versions}, GPU {torch.cuda.get_device_name()}")
@@ -94,9 +85,7 @@ def _decoders() -> Finding:
                 container.mux(stream.encode())
             assert probe(path).num_frames == 4
     except Exception as error:  # whatever it is, videos cannot be read here
-        return Finding(
-            "decoders", "miss", f"PyAV does not work ({error})", "install the pinned one: make .venv"
-        )
+        return Finding("decoders", "miss", f"PyAV does not work ({error})", _INSTALL)
     if importlib.util.find_spec("decord") is None:
         fix = "none is needed: PyAV gives the same pictures as fast; decord exists for Linux on x86-64"
         return Finding("decoders", "note", f"PyAV {av.__version__}, no decord", fix)
@@ -136,9 +125,7 @@ def _store(params: Params) -> Finding:
     shown, fault = store_fault(params.tracking.uri)
     if fault is None:
         return Finding("tracking", "ok", shown)
-    fix = (
-        "runs are then not logged, files are written all the same; check MLFLOW_TRACKING_URI or tracking.uri"
-    )
+    fix = "runs are not logged, files are written all the same; check MLFLOW_TRACKING_URI or tracking.uri"
     return Finding("tracking", "note", f"{shown} does not answer ({fault})", fix)
 
 
@@ -147,17 +134,14 @@ def _dvc() -> Finding:
         return Finding("dvc", "miss", "it is not installed", _INSTALL)
     if shutil.which("git") is None:
         return Finding("dvc", "miss", "there is no git, which dvc repro needs", "install git")
-    inside = any((folder / ".dvc").is_dir() for folder in (Path.cwd(), *Path.cwd().parents))
-    if not inside:
-        return Finding(
-            "dvc", "miss", "this folder is no DVC project", "run in the project's folder, or vadclip init"
-        )
-    return Finding("dvc", "ok", "the folder is a DVC project")
+    if any((folder / ".dvc").is_dir() for folder in (Path.cwd(), *Path.cwd().parents)):
+        return Finding("dvc", "ok", "the folder is a DVC project")
+    fix = "run in the project's folder, or vadclip init"
+    return Finding("dvc", "miss", "this folder is no DVC project", fix)
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     state = "ok" if free >= _FREE_GIB else "note"
-    return Finding(
-        "disk", state, f"{free:.0f} GiB free here", "features take 1 kB a snippet and crop at D 512"
-    )
+    fix = "features take 1 kB a snippet and crop at D 512"
+    return Finding("disk", state, f"{free:.0f} GiB free here", fix)

@@ -1,7 +1,7 @@
-"""Events: runs of snippets whose anomaly score is high, and the threshold that says what high is.
+"""Events: runs of snippets whose anomaly score is above a threshold, and how that threshold is found.
 
-The threshold is read off the normal validation videos: of each, the highest score is known (its peak), and a
-chosen share of them may be flagged. Training, evaluation and detection share what stands here.
+The threshold is read off the peaks (highest scores) of the normal validation videos, of which a chosen share
+may be flagged. Training, evaluation and detection share this module.
 
 Legend of shape suffixes: N snippets of one video, K classes, the first one normal.
 """

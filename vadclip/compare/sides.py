@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from vadclip.compare.comparison import Side, check_same_videos
-from vadclip.config import PARAMS_FILE, load_params
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import collect
 from vadclip.manifest import read_manifest
@@ -83,8 +82,7 @@ def _fetched(name: str, scratch: Path) -> tuple[Path, str]:
     if name.startswith("models:/") or re.fullmatch("[0-9a-f]{32}", name):
         from vadclip.tracking.registry import fetch_scores
 
-        uri = load_params().tracking.uri if PARAMS_FILE.exists() else None
-        called = fetch_scores(name, scratch, FILES, uri)
+        called = fetch_scores(name, scratch, FILES)
         return scratch, called if re.fullmatch("[0-9a-f]{32}", name) else name
     _fetch_revision(name, scratch)
     return scratch, name

@@ -23,9 +23,15 @@ from vadclip.detect.looks import Look, clear_others, look_at, look_folder
 from vadclip.detect.out_folder import claim
 from vadclip.detect.page import write_pages
 from vadclip.detect.render import render
-from vadclip.detect.results import Result, print_table, write_csv, write_json
+from vadclip.detect.results import (
+    Result,
+    describe_threshold,
+    print_table,
+    threshold_json,
+    write_csv,
+    write_json,
+)
 from vadclip.detect.sources import find_sources
-from vadclip.detect.threshold import as_json, describe
 from vadclip.errors import InputError, VideoError
 from vadclip.events import MAX_FLAGGED_NORMAL, Threshold, threshold_from_peaks
 from vadclip.extract.encode import Extracted
@@ -124,9 +130,9 @@ def detect(request: Request, console: Console) -> list[Result]:
         value = threshold if isinstance(threshold, float) else threshold.value
         rules = Rules(value, request.prompt_threshold, judge.prompt_labels)
         results = _results(manifest, rows, scores, out / THUMBNAILS, rules)
-        facts = describe(threshold)
+        facts = describe_threshold(threshold)
         write_csv(results, out / "events.csv")
-        about = {"model": str(request.model), "threshold": as_json(threshold), "labels": judge.labels}
+        about = {"model": str(request.model), "threshold": threshold_json(threshold), "labels": judge.labels}
         write_json(results, about, out / "events.json")
         page = write_pages(out, results, rules.threshold, facts)[0]
         print_table(results, console)

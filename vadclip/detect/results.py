@@ -7,7 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from rich.text import Text
 
 from vadclip.detect.find import FoundEvent
 from vadclip.detect.looks import Look
+from vadclip.events import Threshold
 from vadclip.files import write_text_atomic
 from vadclip.remote import shown
 
@@ -91,18 +92,16 @@ def write_json(results: Sequence[Result], about: Mapping[str, Any], path: Path) 
 
 def event_fields(event: FoundEvent) -> dict[str, Any]:
     """Return an event as files and servers tell it."""
-    values = asdict(event)
-    probability = values["probability"]
     return {
-        "start_seconds": values["start_seconds"],
-        "end_seconds": values["end_seconds"],
-        "start_frame": values["start_frame"],
-        "end_frame": values["end_frame"],
-        "class": values["label"],
-        "class_probability": None if probability is None else _rounded(probability),
-        "peak_score": _rounded(values["peak"]),
-        "mean_score": _rounded(values["mean"]),
-        "by": values["by"],
+        "start_seconds": event.start_seconds,
+        "end_seconds": event.end_seconds,
+        "start_frame": event.start_frame,
+        "end_frame": event.end_frame,
+        "class": event.label,
+        "class_probability": None if event.probability is None else _rounded(event.probability),
+        "peak_score": _rounded(event.peak),
+        "mean_score": _rounded(event.mean),
+        "by": event.by,
     }
 
 
@@ -137,3 +136,38 @@ def clock(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     head = f"{hours}:{minutes:02d}" if hours else str(minutes)
     return f"{head}:{rest // 10:02d}.{rest % 10}"
+
+
+def describe_threshold(threshold: float | Threshold) -> list[str]:
+    """Say in lines where the threshold comes from, which false alarms go with it, and what weakens that."""
+    if isinstance(threshold, float):
+        return [f"Threshold {threshold:g}, as given; which false alarms go with it is not known."]
+    lines = [
+        f"Threshold {threshold.value:.4g}: {threshold.flagged} of {threshold.videos} normal validation "
+        "videos have a score above it."
+    ]
+    rate, interval = threshold.alarms_per_hour, threshold.alarms_interval
+    if rate is None or interval is None:
+        lines.append("False alarms an hour are not known: not all validation videos say their frame rate.")
+    else:
+        lines.append(
+            f"False alarms an hour on those videos: {rate:.2g} (95 % interval {interval[0]:.2g} to "
+            f"{interval[1]:.2g}, from {threshold.hours:.2g} hours of them)."
+        )
+    return lines + [f"This is weaker than it looks: {reason}." for reason in threshold.weak_because]
+
+
+def threshold_json(threshold: float | Threshold) -> Mapping[str, Any]:
+    """Return what events.json says of the threshold."""
+    if isinstance(threshold, float):
+        return {"value": threshold, "given": True}
+    return {
+        "value": threshold.value,
+        "given": False,
+        "normal_videos": threshold.videos,
+        "normal_videos_flagged": threshold.flagged,
+        "normal_hours": threshold.hours,
+        "false_alarms_per_hour": threshold.alarms_per_hour,
+        "false_alarms_per_hour_interval": threshold.alarms_interval,
+        "weak_because": threshold.weak_because,
+    }

@@ -2,6 +2,7 @@
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -48,30 +49,20 @@ def find_sources(paths: Sequence[str], tell: Callable[[str], None]) -> list[RawV
             faults.append(line)
     if faults:
         raise InputError("; ".join(faults))
-    # `video_ids` tells equal names apart by a hash of what it is given.
-    names: dict[str, list[str]] = {}
-    for location, name in found.items():
-        names.setdefault(name, []).append(location)
-    uris = {
-        location: name if len(locations) == 1 else location
-        for name, locations in names.items()
-        for location in locations
-    }
+    # Equal names are told apart by a hash, which `video_ids` takes of the whole location.
+    times = Counter(found.values())
+    uris = {location: name if times[name] == 1 else location for location, name in found.items()}
     ids = video_ids(iter(uris.values()))
-    return sorted(
-        (unlabelled(ids[uri], location) for location, uri in uris.items()), key=lambda source: source.video_id
-    )
+    sources = (unlabelled(ids[uri], location) for location, uri in uris.items())
+    return sorted(sources, key=lambda source: source.video_id)
 
 
 def _local(path: str) -> Iterator[tuple[str, str]]:
     """Yield (absolute path, name) of each video that a local path means."""
     expanded = os.path.expanduser(path)
     # A file may be called `clip[1].mp4`.
-    matches = (
-        sorted(glob(expanded, recursive=True))
-        if has_magic(expanded) and not os.path.lexists(expanded)
-        else [expanded]
-    )
+    is_glob = has_magic(expanded) and not os.path.lexists(expanded)
+    matches = sorted(glob(expanded, recursive=True)) if is_glob else [expanded]
     for match in map(os.path.abspath, matches):
         if os.path.isdir(match):
             parent = os.path.dirname(match)

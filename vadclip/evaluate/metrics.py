@@ -110,7 +110,7 @@ class Evaluation:
 
     @property
     def all_figures(self) -> dict[str, float]:
-        """Every figure by name, in whichever file it stands."""
+        """Every figure by name, of metrics.json and figures.json."""
         return {**self.metrics, **self.by_iou, **self.by_class}
 
     def figures(self) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from vadclip.errors import InputError
 from vadclip.events import Peak
@@ -118,12 +117,6 @@ def read_model_info(folder: Path) -> ModelInfo:
         normal_peaks=tuple(Peak(**peak) for peak in content.pop("normal_peaks", ())),
         **content,
     )
-
-
-def read_model_state(folder: Path) -> tuple[ModelInfo, dict[str, Tensor]]:
-    """Return what model.json says and the trained parameters, on the CPU; no CLIP is needed."""
-    info = read_model_info(folder)
-    return info, load_file(folder / WEIGHTS_FILE)
 
 
 def check_clip(folder: Path, info: ModelInfo, clip: "Clip") -> None:

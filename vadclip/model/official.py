@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vadclip.clip.frozen import ClipWeights
@@ -28,7 +28,7 @@ from vadclip.clip.text import TextTower
 from vadclip.errors import InputError
 from vadclip.files import atomic_path, sha256_file
 from vadclip.labels import Classes
-from vadclip.model.folder import EXTRA_FILE, ModelInfo, read_model_state, save_model
+from vadclip.model.folder import EXTRA_FILE, WEIGHTS_FILE, ModelInfo, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 
 CLIP_PREFIX = "clipmodel."
@@ -242,9 +242,9 @@ def export_state(folder: Path, clip: ClipWeights) -> dict[str, Tensor]:
     Raises InputError for a model that the official code has no place for. That `clip` is the model's is for
     the caller to check, by `clip_fingerprint`.
     """
-    info, state = read_model_state(folder)
+    info = read_model_info(folder)
     _check_exportable(folder, info, clip)
-    made = official_state(state, clip.state)
+    made = official_state(load_file(folder / WEIGHTS_FILE), clip.state)
     if info.checkpoint_sha256 is None:
         return made
     path = folder / EXTRA_FILE

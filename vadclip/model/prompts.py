@@ -55,12 +55,9 @@ class LearnedPrompts(nn.Module):
         self.eot_K: Tensor
         self.fixed_KLW: Tensor
         self.learned_KL1: Tensor
-        for buffer, value in (
-            ("eot_K", eot_K),
-            ("fixed_KLW", fixed_KLW),
-            ("learned_KL1", learned_KL[..., None]),
-        ):
-            self.register_buffer(buffer, value, persistent=False)
+        self.register_buffer("eot_K", eot_K, persistent=False)
+        self.register_buffer("fixed_KLW", fixed_KLW, persistent=False)
+        self.register_buffer("learned_KL1", learned_KL[..., None], persistent=False)
 
     def forward(self, text: TextTower) -> Tensor:
         """Return text_KD, not normalised; gradients flow through the frozen tower to `vectors`."""

@@ -101,26 +101,22 @@ class VisualPrompt(nn.Module):
 
     def __init__(self, kind: VisualPromptKind, width: int) -> None:
         super().__init__()
-        self._weigh = {"anomaly_focus": _by_anomaly, "average_frame": _equally}[kind]
+        self.kind = kind
         self.mlp = Mlp(width)
 
     def forward(self, text_KD: Tensor, v_BTD: Tensor, lengths_B: Tensor, anomaly_BT: Tensor | None) -> Tensor:
         """Return text_BKD; v_BTD is float32."""
         with _float32(v_BTD):
-            weight_BT = self._weigh(v_BTD, lengths_B, anomaly_BT)
+            if self.kind == "average_frame":
+                position_T = torch.arange(v_BTD.shape[1], device=v_BTD.device)
+                weight_BT = (position_T < lengths_B[:, None]).float()
+            else:
+                assert anomaly_BT is not None, "anomaly_focus goes with the classification branch"
+                weight_BT = anomaly_BT
             prompt_BD = F.normalize(torch.einsum("bt,btd->bd", weight_BT, v_BTD), dim=-1)
             text_BKD = text_KD + prompt_BD[:, None]
         shifted_BKD: Tensor = text_BKD + self.mlp(text_BKD)
         return shifted_BKD
-
-
-def _by_anomaly(v_BTD: Tensor, lengths_B: Tensor, anomaly_BT: Tensor | None) -> Tensor:
-    assert anomaly_BT is not None, "anomaly_focus goes with the classification branch"
-    return anomaly_BT
-
-
-def _equally(v_BTD: Tensor, lengths_B: Tensor, anomaly_BT: Tensor | None) -> Tensor:
-    return (torch.arange(v_BTD.shape[1], device=v_BTD.device) < lengths_B[:, None]).float()
 
 
 class AlignmentBranch(nn.Module):

@@ -48,14 +48,11 @@ class Canvas:
         k = self.scale
         self._draw.polygon([(x * k, y * k) for x, y in points], fill=self._colour(colour, shines))
 
-    def line(self, points: Sequence[Point], colour: Colour, width: float, shines: bool = False) -> None:
+    def line(self, points: Sequence[Point], colour: Colour, width: float) -> None:
         """Draw a polyline of `width` units."""
         k = self.scale
-        self._draw.line(
-            [(x * k, y * k) for x, y in points],
-            fill=self._colour(colour, shines),
-            width=max(1, round(width * k)),
-        )
+        shown = [(x * k, y * k) for x, y in points]
+        self._draw.line(shown, fill=self.light.on(colour), width=max(1, round(width * k)))
 
     def ellipse(self, x: float, y: float, rx: float, ry: float, colour: Colour, shines: bool = False) -> None:
         """Fill an ellipse around (x, y)."""

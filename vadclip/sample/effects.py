@@ -52,7 +52,6 @@ def draw_smoke(
     strength: float,
     colour: Colour = (58, 56, 58),
     seed: int = 0,
-    shines: bool = False,
 ) -> None:
     """Draw smoke that rises from (x, y) as 9 puffs; `strength` 0 to 1 is how dense it is."""
     for i in range(9):
@@ -60,7 +59,7 @@ def draw_smoke(
         drift = math.sin(2.1 * i + seed) * size * 0.3 + age * size * 0.45
         radius = size * (0.16 + 0.42 * age)
         fade = strength * (1 - age) ** 0.7 * min(1.0, age * 6)
-        canvas.puff(x + drift * age, y - age * size * 1.6, radius, colour, 0.75 * fade, shines=shines)
+        canvas.puff(x + drift * age, y - age * size * 1.6, radius, colour, 0.75 * fade)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import math
 import random
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -146,14 +145,3 @@ def cast(plan: VideoPlan) -> Cast:
     actors += passers_by(stage, seconds)
     actors += traffic(stage, seconds, closed)
     return Cast(layout, tuple(actors))
-
-
-def development_plans(side: str, per_kind: int) -> Iterator[VideoPlan]:
-    """Plans outside the sample: `per_kind` videos of each anomaly, and as many normal ones."""
-    assert side in {"clip", "check"}
-    turn = 0
-    for number in range(per_kind):
-        for label in ANOMALIES:
-            yield make_plan(f"{side}_{label.lower()}_{number:03d}", side, label, turn)
-            yield make_plan(f"{side}_normal_{turn:04d}", side, CLASSES.normal, turn)
-            turn += 1

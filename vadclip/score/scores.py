@@ -103,7 +103,7 @@ class Scores:
 
     @cached_property
     def branches(self) -> dict[str, npt.NDArray[np.float32]]:
-        """Anomaly score_N of each branch that there is: `classification`, `alignment`."""
+        """Anomaly score_N of each branch of the model: `classification`, `alignment`."""
         scores = {"classification": self.anomaly_score_N, "alignment": self.alignment_score_N}
         return {branch: score_N for branch, score_N in scores.items() if score_N is not None}
 

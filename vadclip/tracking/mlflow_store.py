@@ -104,6 +104,7 @@ class Store:
         name: str,
         params: Mapping[str, Any],
         tags: Mapping[str, str],
+        splits: Mapping[str, tuple[str, int]],
         tracking: TrackingParams,
         identity_file: Path,
     ) -> tuple[RunIdentity, dict[str, int]]:
@@ -129,6 +130,7 @@ class Store:
             identity = replace(identity, run_id=run.info.run_id)
             identity.write(identity_file)
             self._log_params(run, params)
+            self._log_splits(run, identity.registered, splits)
         except BaseException:
             mlflow.end_run("FAILED")
             raise
@@ -178,22 +180,6 @@ class Store:
         self.log_artifacts(run.info.run_id, artifacts)
         return str(run.info.run_id)
 
-    def log_splits(self, identity: RunIdentity, splits: Mapping[str, tuple[str, int]]) -> None:
-        """Log each split as a dataset of the run; one that is there is not repeated."""
-        source = json.dumps({"uri": identity.registered})
-        inputs = [
-            DatasetInput(
-                Dataset(name=f"{identity.registered or 'videos'}-{split}", digest=digest, source_type="code",
-                        source=source),
-                tags=[InputTag(_CONTEXT, split), InputTag("videos", str(count))],
-            )
-            for split, (digest, count) in splits.items()
-            if count
-        ]  # fmt: skip
-        if inputs:
-            assert identity.run_id is not None, "the run has begun"
-            self.client.log_inputs(identity.run_id, datasets=inputs)
-
     def describe(self, run_id: str, description: str) -> None:
         """Give a run, and its registered model's version, their description."""
         self.client.set_tag(run_id, "mlflow.note.content", description)
@@ -228,8 +214,7 @@ class Store:
                 split = "val" if key.startswith("val_") else "test"
                 data = splits.get("train" if key.startswith(_OF_TRAINING) else split, {})
                 entries.append(Metric(key, float(value), now, step, model_id=model, **data))
-        for start in range(0, len(entries), 1000):
-            self.client.log_batch(run_id, metrics=entries[start : start + 1000])
+        self.client.log_batch(run_id, metrics=entries)
 
     def log_artifacts(self, run_id: str, paths: Sequence[Path]) -> None:
         """Log files at the top and folders under their own name; what does not exist is left out."""
@@ -299,8 +284,21 @@ class Store:
 
     def _log_params(self, run: Run, params: Mapping[str, Any]) -> None:
         missing = [Param(key, _text(value)) for key, value in params.items() if key not in run.data.params]
-        for start in range(0, len(missing), 100):
-            self.client.log_batch(run.info.run_id, params=missing[start : start + 100])
+        self.client.log_batch(run.info.run_id, params=missing)
+
+    def _log_splits(self, run: Run, registered: str, splits: Mapping[str, tuple[str, int]]) -> None:
+        """Log each split as a dataset of the run; MLflow does not repeat one that it has."""
+        source = json.dumps({"uri": registered})
+        inputs = [
+            DatasetInput(
+                Dataset(f"{registered or 'videos'}-{split}", digest, source_type="code", source=source),
+                tags=[InputTag(_CONTEXT, split), InputTag("videos", str(count))],
+            )
+            for split, (digest, count) in splits.items()
+            if count
+        ]
+        if inputs:
+            self.client.log_inputs(run.info.run_id, datasets=inputs)
 
     def _last_step(self, run_id: str, key: str) -> int:
         return max((metric.step for metric in self.client.get_metric_history(run_id, key)), default=0)

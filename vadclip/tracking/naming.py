@@ -101,13 +101,13 @@ def changes_name(params: Mapping[str, Any], committed: Mapping[str, Any] | None)
 
 
 def run_name(changes: str, dataset: str, commit: str | None) -> str:
-    """Put a run's name together: what differs, or else the commit, and the dataset."""
+    """Return a run's name: the changed params, or else the commit, and the dataset."""
     first = changes or "-".join(filter(None, ("base", (commit or "")[:7])))
     return f"{first}-{dataset}"
 
 
 def seeds_group(params: Mapping[str, Any], data: str) -> str:
-    """Return a short hash that runs share which differ only in the training's seed (`data`: of what)."""
+    """Return a short hash that is equal for runs on equal `data` whose params differ in the seed alone."""
     facts = {key: str(value) for key, value in params.items() if key != SEED}
     return hashlib.sha256(json.dumps([data, facts], sort_keys=True).encode()).hexdigest()[:8]
 
@@ -167,7 +167,6 @@ def training_facts(
     dataset, registered = dataset_name(params.dataset), model_name(params.dataset)
     splits = {name: manifest.split(name) for name in SPLITS}
     return {
-        # DVC's name of the experiment, or some letters of an id, ends the name.
         "name": run_name(changes, dataset, lineage_tags().get("git_commit")),
         "params": logged,
         "tags": {
@@ -207,10 +206,10 @@ def describe_run(metrics: Mapping[str, float], intervals: Mapping[str, Sequence[
 
 
 def lineage_tags() -> dict[str, str]:
-    """Return `git_commit`, `git_dirty` and `data_version` of the working folder, as far as there is any.
+    """Return `git_commit`, `git_dirty` and `data_version` of the working folder, where they are known.
 
-    Dirty means changed tracked files, dvc.lock left out: it always changes while a pipeline runs. The data
-    version is the hash that dvc.lock holds of the feature store.
+    Dirty means changed tracked files, but for dvc.lock, which every run of the pipeline changes. The data
+    version is the feature store's hash in dvc.lock.
     """
     tags: dict[str, str] = {}
     if commit := _git("rev-parse", "HEAD"):

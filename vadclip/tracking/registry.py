@@ -9,6 +9,7 @@ import mlflow
 from mlflow.entities import Run
 from mlflow.models import Model
 
+from vadclip.config import PARAMS_FILE, load_params
 from vadclip.errors import InputError
 from vadclip.remote import shown
 from vadclip.tracking.attempts import first_line, say
@@ -24,9 +25,10 @@ def fetch_model(address: str, folder: Path, uri: str | None = None) -> Path:
     """Copy a registered or logged model into `folder` and return its model folder.
 
     `address` is `models:/NAME@ALIAS`, `models:/NAME/VERSION` or `models:/MODEL_ID`; `uri` the store, by
-    default the project's. Raises InputError if the store has no such model, or it is none of ours.
+    default that of this folder's project. Raises InputError if the store has no such model, or it is none of
+    ours.
     """
-    store = store_uri(uri)
+    store = _project_store(uri)
     mlflow.set_tracking_uri(store)
     try:
         logged = Path(mlflow.artifacts.download_artifacts(artifact_uri=address, dst_path=str(folder)))
@@ -46,7 +48,7 @@ def fetch_scores(name: str, folder: Path, files: Sequence[str], uri: str | None 
     `name` is its id, or `models:/...` of the model that it logged. Raises InputError if the store does not
     know it or does not answer, or the run lacks a file.
     """
-    store = store_uri(uri)
+    store = _project_store(uri)
     client = mlflow.MlflowClient(store)
     try:
         run_id = _run_of(client, name) if name.startswith(SCHEME) else name
@@ -67,7 +69,7 @@ def fetch_scores(name: str, folder: Path, files: Sequence[str], uri: str | None 
 
 def store_fault(uri: str | None = None) -> tuple[str, str | None]:
     """Return the store's address as it may be shown, and why it does not answer, if it does not."""
-    store = store_uri(uri)
+    store = _project_store(uri)
     if store.startswith("sqlite:///"):  # asking MLflow would make the file, which takes seconds
         path = Path(store.removeprefix("sqlite:///"))
         there = path if path.exists() else path.parent
@@ -77,6 +79,12 @@ def store_fault(uri: str | None = None) -> tuple[str, str | None]:
     except Exception as error:  # as above
         return shown(store), first_line(error)
     return shown(store), None
+
+
+def _project_store(uri: str | None) -> str:
+    if uri is None and PARAMS_FILE.exists():
+        uri = load_params().tracking.uri
+    return store_uri(uri)
 
 
 def _run_of(client: mlflow.MlflowClient, address: str) -> str:
@@ -93,9 +101,9 @@ def _run_of(client: mlflow.MlflowClient, address: str) -> str:
     return str(client.get_model_version(model, version).run_id)
 
 
-def view_addresses(port: int, uri: str | None = None) -> list[str]:
+def view_addresses(port: int) -> list[str]:
     """Return where a UI at `port` shows the runs of each experiment by figures and what differs."""
-    experiments = mlflow.MlflowClient(store_uri(uri)).search_experiments()
+    experiments = mlflow.MlflowClient(_project_store(None)).search_experiments()
     return [
         f"{each.name}: http://127.0.0.1:{port}/#/experiments/{each.experiment_id}/runs"
         f"?workflowType=machine_learning&viewStateShareKey={VIEW}"

@@ -1,9 +1,9 @@
-"""The runs in MLflow, as the stages see them: a mirror of what they write to files.
+"""The runs in MLflow, as the stages see them: a mirror of the files that they write.
 
-One run stands for one trained model: train opens it, and evaluate adds to it, by the model's run.json. When
-the store is away or fails, a line says so and the stage goes on: its files are the truth, and the next
-evaluate tells the store what it has missed. Nothing is logged twice: a resumed training is told its past
-again, and what the store has already is dropped here.
+One run stands for one trained model: train opens the run, and evaluate adds to it, by the model's run.json.
+When the store is away or fails, a line says so and the stage goes on: its files are the truth, and the next
+evaluate logs the training that the store has missed. Nothing is logged twice: a resumed training tells its
+past again, and this module drops the steps and epochs that the store has.
 """
 
 import csv
@@ -65,9 +65,8 @@ def training_run(
     run = TrainingRun(identity, None)
     if store := store or open_store(tracking):
         with forgiven("no run was opened"):
-            identity, last = store.begin(identity, name, params, tags, tracking, identity_file)
+            identity, last = store.begin(identity, name, params, tags, splits or {}, tracking, identity_file)
             run = TrainingRun(identity, store, last, flush_seconds, retry_seconds)
-            store.log_splits(identity, splits or {})
     try:
         yield run
     except KeyboardInterrupt:
@@ -118,10 +117,9 @@ def add_to_run(
 def log_past_training(
     model_folder: Path, manifest_file: Path, manifest: Manifest, params: Params, store: Store
 ) -> None:
-    """Tell the store, from the files of a training, what the training could not tell it.
+    """Log a training from its files, but for the times and the machine's load.
 
-    That is all but the times and the machine's load. Raises InputError if the files are not whole, or params
-    lead to another CLIP than the model's.
+    Raises InputError if the files are not whole, or params lead to another CLIP than the model's.
     """
     # They need torch, which evaluate does without.
     from vadclip.clip.frozen import load_clip
@@ -172,7 +170,7 @@ class TrainingRun:
 
     def epoch(self, record: EpochRecord) -> None:
         """Log an epoch's figures under its number, unless the run has them."""
-        # The first metric of a run is what MLflow's page of a comparison opens with.
+        # MLflow's page of a comparison opens with a run's first metric.
         self._log("epoch", record.epoch, record.flat(), record.time_ms, first=not self._begun)
         self._begun = True
 

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 from urllib.parse import unquote
 
 import numpy as np
@@ -96,7 +96,10 @@ class ServedModel:
                 return self._look(model_input, params.get("threshold", -1.0))
             raise InputError(f"params.input is {kind!r}: it must be 'features' or 'videos'")
         except InputError as error:
-            _bad_request(error)
+            from mlflow.exceptions import MlflowException
+            from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+            raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
 
     def _score(self, model_input: Any) -> dict[str, npt.NDArray[np.float32]]:
         try:
@@ -196,13 +199,6 @@ def _answer(found: Detection) -> dict[str, Any]:
     }
 
 
-def _bad_request(error: InputError) -> NoReturn:
-    from mlflow.exceptions import MlflowException
-    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
-
-    raise MlflowException(str(error), error_code=INVALID_PARAMETER_VALUE) from None
-
-
 def write_served(
     folder: Path, model_folder: Path, text_KD: Tensor | None, clip: ClipParams
 ) -> tuple[Path, Path]:
@@ -235,12 +231,8 @@ def requirements() -> list[str]:
     return [
         f"{name}=={version(name).split('+')[0]}{_ONLY_ON.get(name, '')}"
         for name in PACKAGES
-        if name != "decord" or _installed(name)
+        if name != "decord" or importlib.util.find_spec(name)
     ]
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 def _load_pyfunc(data_path: str) -> ServedModel:

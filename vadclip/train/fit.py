@@ -1,7 +1,6 @@
 """What the train stage does: fit a model, or import the authors' checkpoint, and write its folder."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,28 +19,18 @@ from vadclip.train.resume import ResumeFolder
 from vadclip.train.task import Task
 
 
-@dataclass(frozen=True)
-class Made:
-    """A model whose folder is written."""
-
-    model: VadClip
-    """On the device asked for, in eval mode."""
-    summary: Mapping[str, float]
-    """Numbers that sum up its training; empty for an imported one."""
-
-
 def fit_or_import(
     folder: Path,
     task: Task,
     params: Params,
     resume: ResumeFolder,
     logger: TrainLogger,
-) -> Made:
+) -> tuple[VadClip, Mapping[str, float]]:
     """Train the model of `task`, or take it from `train.checkpoint`, and write `folder`.
 
-    epochs.json and steps.csv tell how the training went; of an imported model they are empty. Raises
-    InputError if the checkpoint is not one, does not fit the params, or holds another CLIP, and what `train`
-    raises.
+    epochs.json and steps.csv tell how the training went; of an imported model they are empty. Returns the
+    model, in eval mode, and the numbers that sum up its training. Raises InputError if the checkpoint is not
+    one, does not fit the params, or holds another CLIP, and what `train` raises.
     """
     device = torch.device(params.execution.device)
     if task.params.checkpoint is not None:
@@ -64,7 +53,7 @@ def fit_or_import(
         save_model(folder, trained.model, task.model_info(trained.epoch, trained.figures, peaks))
         model, history, summary = trained.model, trained.history, trained.summary()
     history.write(folder)
-    return Made(model, summary)
+    return model, summary
 
 
 def normal_peaks(task: Task, model: VadClip) -> tuple[Peak, ...]:

@@ -119,7 +119,7 @@ class History:
         return asdict(self)
 
     def restore(self, facts: Mapping[str, Any]) -> None:
-        """Undo `facts`."""
+        """Take back what `facts` returned."""
         self.steps += [StepRecord(**record) for record in facts["steps"]]
         for record in facts["epochs"]:
             found = record["figures"]

@@ -2,8 +2,8 @@
 
 AdamW with milestones over batches from `batches.py`. `selection.py` picks the weights that become the model,
 `resume.py` keeps the state after each epoch. The result depends on the `Task` alone: an interrupted training
-that goes on ends in the weights, bit for bit, of one that was left in peace, on the CPU and on the GPU that
-it was tried on (an H200; PyTorch promises it for no other).
+that goes on ends in the same weights, bit for bit, as an undisturbed one. That was tried on the CPU and on an
+H200; PyTorch promises it for no other device.
 
 Deviations from the official code: the epoch is picked on validation videos with their video-level labels
 only, not on the test set, unless `train.selection: official` asks for that; a loss or gradient that is not
@@ -32,10 +32,6 @@ from vadclip.train.selection import Selection
 from vadclip.train.task import Task
 
 
-class TrainingError(InputError):
-    """Training cannot go on: a loss or gradient is not finite."""
-
-
 @dataclass(frozen=True)
 class Trained:
     """The chosen epoch's model, on the device it was trained on and in eval mode, and how it came about."""
@@ -60,7 +56,7 @@ def train(
     """Train, going on from what `resume` holds; the caller removes that once the model is safely written.
 
     `readers` threads load the features. Raises InputError if there are too few videos for a batch or for
-    validation, TrainingError if a loss is not finite.
+    validation, or a loss or gradient is not finite.
     """
     params = task.params
     anomalous_R = anomalous_rows(task.train_videos, task.classes, task.train_crops)
@@ -158,7 +154,7 @@ def _step_record(terms: LossTerms, model: VadClip, epoch: int, step: int, rate: 
     )
 
 
-def _not_finite(place: str, record: StepRecord, batch: Batch, output: VadClipOutput) -> TrainingError:
+def _not_finite(place: str, record: StepRecord, batch: Batch, output: VadClipOutput) -> InputError:
     outputs = [part for part in (output.anomaly_logits_BT, output.class_logits_BTK) if part is not None]
     finite_B = torch.stack([part.isfinite().flatten(1).all(1) for part in outputs]).all(0)
     guilty = [
@@ -166,7 +162,7 @@ def _not_finite(place: str, record: StepRecord, batch: Batch, output: VadClipOut
     ]
     named = f"the model's output is not finite for {', '.join(dict.fromkeys(guilty))}; " if guilty else ""
     terms = ", ".join(f"{name} {value:g}" for name, value in record.terms().items())
-    return TrainingError(
+    return InputError(
         f"training stopped at {place}, before its update, at a value that is not finite: loss terms "
         f"{terms}, gradient norm {record.gradient_norm:g}; {named}the batch held "
         f"{', '.join(dict.fromkeys(batch.video_ids))}; look at the features of these videos, lower "

@@ -113,11 +113,8 @@ def check_validation_videos(anomalous: Sequence[bool]) -> None:
     found = sum(anomalous)
     if 0 < found < len(anomalous):
         return
-    held = (
-        "no video"
-        if not anomalous
-        else f"only {'anomalous' if found else 'normal'} videos ({len(anomalous)})"
-    )
+    kind = "anomalous" if found else "normal"
+    held = f"only {kind} videos ({len(anomalous)})" if anomalous else "no video"
     raise InputError(
         f"train.selection validation: the val split holds {held}, and picking an epoch needs normal and "
         "anomalous ones; raise ingest.val_fraction, add videos, or set train.selection: last"

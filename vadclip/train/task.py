@@ -1,6 +1,6 @@
 """What is to be trained: sizes, classes, features, videos, settings, and where they come from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -20,21 +20,14 @@ Criterion = Literal["val_video_auc", "val_video_ap"]
 
 
 @dataclass(frozen=True)
-class Origin:
-    """The CLIP and the features, as model.json names them."""
-
-    clip: NamedClip
-    feature_provenance: Mapping[str, Any]
-    feature_fingerprint: str
-
-
-@dataclass(frozen=True)
 class Task:
     """Everything that decides what training ends in."""
 
     config: VadClipConfig
     classes: Classes
     text: TextTower
+    clip: NamedClip
+    """The CLIP that `text` is of."""
     features: FeatureReader
     train_videos: Sequence[Video]
     """Those with features."""
@@ -48,17 +41,20 @@ class Task:
     score_precision: Literal["fp32", "bf16"]
     """What the model is to be scored in; it changes no weight."""
     criterion: Criterion
-    origin: Origin
 
     def facts(self) -> dict[str, Any]:
-        """Return the same in plain JSON types: equal facts, equal result (on one kind of device)."""
+        """Return the task in plain JSON types: equal facts, equal result (on one kind of device)."""
         return {
             "config": asdict(self.config),
             "classes": asdict(self.classes),
             "params": self.params.model_dump(mode="json"),
             "crops": [self.train_crops, self.test_crop],
             "criterion": self.criterion,
-            "origin": asdict(self.origin),
+            "origin": {
+                "clip": asdict(self.clip),
+                "feature_provenance": asdict(self.features.provenance),
+                "feature_fingerprint": self.features.fingerprint,
+            },
             "videos": [
                 [(video.video_id, video.labels, self.features.rows(video.video_id)) for video in videos]
                 for videos in (self.train_videos, self.val_videos)
@@ -78,9 +74,9 @@ class Task:
         return ModelInfo(
             config=self.config,
             classes=self.classes,
-            clip=self.origin.clip,
-            feature_provenance=self.origin.feature_provenance,
-            feature_fingerprint=self.origin.feature_fingerprint,
+            clip=self.clip,
+            feature_provenance=asdict(self.features.provenance),
+            feature_fingerprint=self.features.fingerprint,
             selection=self.params.selection,
             epoch=epoch,
             validation=asdict(figures) if figures else {},
@@ -109,6 +105,7 @@ def make_task(params: Params, manifest: Manifest, features: FeatureReader, clip:
         config=VadClipConfig(width=clip.embed_dim, **params.model.model_dump()),
         classes=manifest.classes,
         text=clip.text,
+        clip=named_clip(clip, params.clip),
         features=features,
         train_videos=features.videos("train"),
         val_videos=features.videos("val"),
@@ -117,11 +114,5 @@ def make_task(params: Params, manifest: Manifest, features: FeatureReader, clip:
         train_crops=params.extract.train_crops,
         test_crop=params.extract.test_crop,
         score_precision=params.score.precision,
-        # As they are reported.
         criterion="val_video_ap" if manifest.dataset == "xd_violence" else "val_video_auc",
-        origin=Origin(
-            clip=named_clip(clip, params.clip),
-            feature_provenance=asdict(made),
-            feature_fingerprint=features.fingerprint,
-        ),
     )
