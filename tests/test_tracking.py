@@ -281,6 +281,31 @@ def test_names_come_from_the_experiment_the_params_or_the_settings(root, trackin
     assert len(set(names)) == 4
 
 
+def test_mlflow_is_imported_with_its_telemetry_off():
+    script = """
+        import os, sys
+        def tell(event, arguments):
+            if event == "import" and arguments[0] == "mlflow":
+                print(os.environ.get("MLFLOW_DISABLE_TELEMETRY"))
+        sys.addaudithook(tell)
+        import vadclip.tracking.registry
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_DISABLE_TELEMETRY"}
+    told = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env={**environment, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert set(told.stdout.split()) == {"true"}, told.stderr
+
+
+def test_models_come_from_the_store_that_params_yaml_names(tmp_path, monkeypatch):
+    params = (PROJECT / "params.yaml").read_text().replace("uri: null", f"uri: sqlite:///{tmp_path}/own.db")
+    (tmp_path / "params.yaml").write_text(params)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"own\.db does not give that model"):
+        fetch_model("models:/absent@champion", tmp_path / "fetched")
+
+
 def _registered(root, tracking, folder, figure, validation="v1", **tags):
     """A run with a registered model of one file, and its evaluation."""
     tags = {"vadclip.validation": validation, **tags}

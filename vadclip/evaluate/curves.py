@@ -31,10 +31,7 @@ class Curves:
 
 
 def branch_curves(test_set: TestSet) -> dict[str, Curves]:
-    """Return the curves of `classification` and `alignment`, as far as the model has them, and `zero_shot`.
-
-    None if all frames are of one kind.
-    """
+    """Return the curves of the model's branches and of `zero_shot`; empty if all frames are of one kind."""
     if not test_set.positive_N.any() or not test_set.negative_N.any():
         return {}
     found = {}

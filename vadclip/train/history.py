@@ -15,6 +15,8 @@ from vadclip.files import write_text_atomic
 
 EPOCHS_FILE = "epochs.json"
 STEPS_FILE = "steps.csv"
+TERMS = ("classification", "alignment", "contrast")
+"""Names of the loss terms."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class StepRecord:
 
     def terms(self) -> dict[str, float]:
         """Return the loss terms that the model has, by name."""
-        terms = {name: getattr(self, name) for name in ("classification", "alignment", "contrast")}
+        terms = {name: getattr(self, name) for name in TERMS}
         return {name: value for name, value in terms.items() if value is not None}
 
 

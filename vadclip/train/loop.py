@@ -15,6 +15,7 @@ Legend of shape suffixes: B rows of a batch, R rows of the training set.
 import math
 import time
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from vadclip.model.losses import LossTerms, vadclip_loss
 from vadclip.model.vadclip import VadClip, VadClipOutput
 from vadclip.progress import track
 from vadclip.train.batches import Batch, anomalous_rows, epoch_batches, load_rows
-from vadclip.train.history import EpochRecord, History, StepRecord, TrainLogger, ValidationFigures
+from vadclip.train.history import TERMS, EpochRecord, History, StepRecord, TrainLogger, ValidationFigures
 from vadclip.train.resume import ResumeFolder, TrainingState
 from vadclip.train.selection import Selection
 from vadclip.train.task import Task
@@ -140,18 +141,8 @@ def _step_record(terms: LossTerms, model: VadClip, epoch: int, step: int, rate: 
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     values = {"loss": terms.total, "gradient_norm": norm, **terms.there}
     numbers = torch.stack(list(values.values())).tolist()  # the step's one wait for the device
-    found = dict(zip(values, numbers, strict=True))
-    return StepRecord(
-        epoch=epoch,
-        step=step,
-        loss=found["loss"],
-        classification=found.get("classification"),
-        alignment=found.get("alignment"),
-        contrast=found.get("contrast"),
-        gradient_norm=found["gradient_norm"],
-        learning_rate=rate,
-        time_ms=_now_ms(),
-    )
+    found: dict[str, Any] = {**dict.fromkeys(TERMS), **dict(zip(values, numbers, strict=True))}
+    return StepRecord(epoch=epoch, step=step, learning_rate=rate, time_ms=_now_ms(), **found)
 
 
 def _not_finite(place: str, record: StepRecord, batch: Batch, output: VadClipOutput) -> InputError:
