@@ -3,7 +3,9 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -115,3 +117,26 @@ def sound_page(browser, page, width, scheme):
     if folder := os.environ.get("VADCLIP_SCREENSHOTS"):
         opened.screenshot(path=str(Path(folder) / f"{page.stem}-{width}-{scheme}.png"), full_page=True)
     return opened
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Run the command `vadclip` in this process; gives its exit status."""
+    from vadclip.cli import main
+
+    def run(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["vadclip", *map(str, words)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        return int(left.value.code or 0)
+
+    return run
+
+
+def python(*words: object, folder: Path = PROJECT) -> "subprocess.CompletedProcess[str]":
+    """Run Python to its good end in a folder; it finds the project's code anywhere."""
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    command = [sys.executable, *map(str, words)]
+    run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    return run

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
-from execution_helpers import execution_params
+from params_helpers import execution_params
 
 from vadclip.clip.identity import identify_clip
 from vadclip.config import ClipParams, ExtractParams

@@ -1,7 +1,6 @@
 """Feature stores filled with made-up rows that tell their own video, crop and snippet."""
 
-from collections.abc import Callable, Generator, Iterable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
 from vadclip.features.index import IndexRow, read_index
 from vadclip.features.provenance import Provenance
-from vadclip.labels import Classes
-from vadclip.manifest import Manifest, Video
+from vadclip.features.reader import FeatureReader
+from vadclip.manifest import SPLITS, Manifest
 from vadclip.pool.work import Outcome
 
 WIDTH = 8
@@ -35,22 +34,6 @@ PROVENANCE = Provenance(
 PARAMS = ExtractParams(
     frames_per_snippet=1, train_crops=5, test_crop=0, max_failed_fraction=0.0, max_lost_fraction=0.05
 )
-
-
-def make_video(name: str, frames: int, split: str = "train", **changes: object) -> Video:
-    """A row of a manifest; `frames` in all."""
-    video = Video(
-        video_id=name, uri=f"{name}.mp4", split=split, source_id=name, labels=("Normal",), segments=(),
-        frame_spans=(), num_frames=frames, fps=25.0, width=96, height=64, bytes=1,
-        content_hash=f"hash of {name}", probe_error=None,
-    )  # fmt: skip
-    return replace(video, **changes)
-
-
-def make_manifest(videos: Iterable[Video]) -> Manifest:
-    """A manifest of videos in any order."""
-    classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
-    return Manifest("table", "videos", classes, tuple(sorted(videos, key=lambda video: video.video_id)))
 
 
 def made_up_rows(video_id: str, crop: int, start: int, stop: int) -> np.ndarray:
@@ -130,4 +113,15 @@ def contents(folder: Path) -> dict[str, bytes]:
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file()
+    }
+
+
+def all_rows(folder: Path, manifest: Manifest) -> dict[tuple[str, int], bytes]:
+    """Every row that a reader finds in `folder`/features, by video and crop."""
+    reader = FeatureReader(folder / "features", manifest)
+    return {
+        (video.video_id, crop): reader.array(video.video_id, crop).tobytes()
+        for split in SPLITS
+        for video in reader.videos(split)
+        for crop in reader.crops(video.video_id)
     }

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from params_helpers import dataset_params
 from video_helpers import write_video
 
 from vadclip.config import DatasetParams
@@ -32,8 +33,4 @@ def table_params(corpus: Path, rows: list[str], folder: Path, **changes: object)
     """Write `rows` as videos.csv into `folder` and return the params that read it."""
     table = folder / "videos.csv"
     table.write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
-    params = DatasetParams(
-        name="table", root=str(corpus), source="videos", table=str(table), annotations=None, classes=None,
-        untimed="error",
-    )  # fmt: skip
-    return params.model_copy(update=changes)
+    return dataset_params("table", **{"root": str(corpus), "table": str(table), **changes})

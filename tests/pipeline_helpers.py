@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
 from conftest import PROJECT
+from params_helpers import write_params
 from video_helpers import numbered_frame, write_video
 
 ENVIRONMENT = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -36,15 +36,17 @@ def make_project(folder: Path, *, videos: int = 12, snippets: int = 4) -> Path:
         segments = "16-40" if split == "test" and label == "Fighting" else ""
         rows.append(f"v{number:02d}.mp4,{label},{split},{segments}")
     (folder / "videos.csv").write_text("\n".join(rows) + "\n")
-    content = yaml.safe_load((folder / "params.yaml").read_text())
-    content["dataset"].update(name="table", root="videos", table="videos.csv")
-    content["ingest"]["val_fraction"] = 0.25
-    content["extract"]["train_crops"] = 5
-    content["model"].update(length=8, layers=1, window=4)
-    content["train"].update(batch_size=4, epochs=8, milestones=[6])
-    content["evaluate"].update(bootstrap_resamples=20, timelines=2)
-    content["execution"].update(unit_images=20, encoder_batch=16)
-    (folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    write_params(
+        folder,
+        folder / "params.yaml",
+        dataset={"name": "table", "root": "videos", "table": "videos.csv"},
+        ingest={"val_fraction": 0.25},
+        extract={"train_crops": 5},
+        model={"length": 8, "layers": 1, "window": 4},
+        train={"batch_size": 4, "epochs": 8, "milestones": [6]},
+        evaluate={"bootstrap_resamples": 20, "timelines": 2},
+        execution={"unit_images": 20, "encoder_batch": 16},
+    )
     (folder / ".gitignore").open("a").write("/videos/\n")
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "a project"]):
         git(folder, *command)

@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
+import manifest_helpers
 import numpy as np
+from manifest_helpers import CLASSES
 
-from vadclip.labels import Classes
-from vadclip.manifest import Manifest, Segment, Video, frame_spans
+from vadclip.manifest import Segment, Video, frame_spans
 from vadclip.score.scores import ScoreInfo, Scores
-
-CLASSES = Classes(labels=("Normal", "Fire", "Theft"), prompts=("normal", "fire", "theft"))
 
 
 def make_video(
@@ -21,30 +20,14 @@ def make_video(
 ) -> Video:
     """A video of `rows` snippets; without labels it has those of its segments, or is normal."""
     found = tuple(labels) or tuple(dict.fromkeys(label for _, _, label in segments)) or ("Normal",)
-    settings: dict = {
-        "video_id": video_id,
-        "uri": f"{video_id}.mp4",
-        "split": split,
-        "source_id": video_id,
+    settings = {
         "labels": found,
         "segments": tuple(Segment(*segment) for segment in segments),
         "frame_spans": frame_spans([(start, end) for start, end, _ in segments], rows * 16),
-        "num_frames": rows * 16,
         "fps": 16.0,
-        "width": 64,
-        "height": 48,
-        "bytes": 1,
         "content_hash": "0",
-        "probe_error": None,
     }
-    return Video(**{**settings, **changes})
-
-
-def make_manifest(
-    videos: Sequence[Video], classes: Classes = CLASSES, dataset: str = "table", source: str = "videos"
-) -> Manifest:
-    ordered = tuple(sorted(videos, key=lambda video: video.video_id))
-    return Manifest(dataset=dataset, source=source, classes=classes, videos=ordered)
+    return manifest_helpers.make_video(video_id, rows * 16, split, **(settings | changes))
 
 
 def make_scores(

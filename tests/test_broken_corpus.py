@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from extract_helpers import extract_here, extract_params, tiny_clip
-from feature_helpers import index_rows
+from feature_helpers import all_rows, index_rows
 from ingest_helpers import table_params
 from video_helpers import declare_frames, rotate_mp4, truncate, write_audio, write_video
 
@@ -143,9 +143,7 @@ def test_each_file_ends_as_documented(corpus, tmp_path):
         assert reader.excluded.keys() == {
             by_name[name].video_id for name, case in CORPUS.items() if not case.rows
         }
-        stores[decoder] = {
-            video.video_id: reader.array(video.video_id, 0).tobytes() for video in reader.videos("train")
-        }
+        stores[decoder] = all_rows(folder, manifest)
         failures = [name for name, case in CORPUS.items() if case.status == "failed"]
         filled.check_budget(0.3)
         with pytest.raises(InputError, match=rf"{len(failures)} of {len(CORPUS)} videos failed") as raised:
@@ -163,26 +161,3 @@ def test_each_file_ends_as_documented(corpus, tmp_path):
     assert not runner.units
     kept = {row.video_id: (row.status, row.rows, row.note) for row in index_rows(folder)}
     assert kept[lossy] == ("ok", 12, "74 of 200 pictures cannot be decoded")
-
-
-def test_a_good_file_that_breaks_between_ingest_and_extraction(tmp_path):
-    names = ["gone.mp4", "emptied.mp4", "shorter.mp4", "whole.mp4"]
-    for name in names:
-        write_video(tmp_path / "videos" / name, 41 if name == "gone.mp4" else 40)
-    table = [f"{name},{'Fire' if name == 'gone.mp4' else 'Normal'},train," for name in names]
-    params = table_params(tmp_path / "videos", table, tmp_path)
-    manifest = ingest(params, IngestParams(val_fraction=0, seed=0), probe_cache=tmp_path / "probe").manifest
-    (tmp_path / "videos" / "gone.mp4").unlink()
-    (tmp_path / "videos" / "emptied.mp4").write_bytes(b"")
-    write_video(tmp_path / "videos" / "shorter.mp4", 20)
-    clip = tiny_clip(tmp_path / "clip")
-    extract_here(tmp_path, manifest, tmp_path / "videos", clip, extract_params(train_crops=1))
-    assert {row.video_id: (row.rows, row.error or row.note) for row in index_rows(tmp_path)} == {
-        "gone": (0, "there is no such file"),
-        "emptied": (0, "the file is empty"),
-        "shorter": (
-            0,
-            "it has 20 frames and the manifest says 40: the file changed after ingest, which must run again",
-        ),
-        "whole": (2, None),
-    }

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from params_helpers import dataset_params
 
 from vadclip.checkout import given_path, main_checkout, shared_cache
-from vadclip.config import ClipParams, DatasetParams
+from vadclip.config import ClipParams
 from vadclip.datasets.sample import sample_root
 from vadclip.errors import InputError
 from vadclip.files import held_alone
@@ -49,10 +50,8 @@ def test_a_copy_takes_what_git_tracks_from_itself_and_the_rest_from_the_main_che
 
 def test_the_sample_and_a_tables_folder_follow(copy):
     main = copy.with_name("main")
-    fixed = {"source": "videos", "annotations": None, "classes": None, "untimed": "error"}
-    sample = DatasetParams(name="sample", root=None, table=None, **fixed)
-    assert Path(dataset_root(sample)) / sample_root() == main / sample_root()
-    table = DatasetParams(name="table", root="videos", table="tables/mine.csv", **fixed)
+    assert Path(dataset_root(dataset_params("sample"))) / sample_root() == main / sample_root()
+    table = dataset_params("table", root="videos", table="tables/mine.csv")
     assert dataset_root(table) == str(main / "videos")
     assert dataset_root(table.model_copy(update={"root": None})) == str(copy / "tables")
 

@@ -1,18 +1,16 @@
 """The authors' checkpoints: import then export gives every key, type and bit back; misfits are said."""
 
 import json
-import sys
 from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
-import yaml
 from clip_helpers import config_of_state, sparse_tokens, write_clip
 from conftest import PROJECT
+from params_helpers import write_params
 from safetensors.torch import load_file
 
-from vadclip.cli import main
 from vadclip.clip.frozen import load_clip, load_clip_weights
 from vadclip.errors import InputError
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE
@@ -290,37 +288,29 @@ def test_golden_a_lost_or_foreign_extra_file(ucf):
 # ---- the command line
 
 
-def _run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["vadclip", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return left.value.code
-
-
-def test_golden_commands(case, monkeypatch, capsys):
+def test_golden_commands(case, monkeypatch, command, capsys):
     monkeypatch.chdir(case.folder)
     write_checkpoint(_half(case.official), case.folder / "official.pth")
-    assert _run(monkeypatch, "import-checkpoint", "official.pth", "--write-clip", "inside.safetensors") == 0
+    assert command("import-checkpoint", "official.pth", "--write-clip", "inside.safetensors") == 0
     inside = load_file("inside.safetensors")
     assert inside["visual.proj"].dtype == torch.float16
-    content = yaml.safe_load((PROJECT / "vadclip" / "recipes" / f"{case.dataset}.yaml").read_text())
-    content["clip"] = {**case.clip_params.model_dump(), "pretrained": "inside.safetensors"}
-    content["model"].update(length=64, window=case.config.window)
-    (case.folder / "params.yaml").write_text(yaml.safe_dump(content))
-    assert _run(monkeypatch, "import-checkpoint", "official.pth", "--model-folder", "made") == 0
+    recipe = PROJECT / "vadclip" / "recipes" / f"{case.dataset}.yaml"
+    clip = {**case.clip_params.model_dump(), "pretrained": "inside.safetensors"}
+    params = write_params(case.folder, recipe, clip=clip, model={"length": 64, "window": case.config.window})
+    assert command("import-checkpoint", "official.pth", "--model-folder", "made") == 0
     assert "note: window, heads, classes and prompts leave no trace" in capsys.readouterr().out
     info = read_model_info(case.folder / "made")
     assert info.classes == case.classes
     assert info.feature_provenance["source"] == "encoded"
     assert info.config == case.config
-    assert _run(monkeypatch, "export-checkpoint", "out.pth", "--model-folder", "made") == 0
+    assert command("export-checkpoint", "out.pth", "--model-folder", "made") == 0
     _assert_same_bits(read_checkpoint(case.folder / "out.pth").state, _half(case.official))
 
-    content["clip"]["pretrained"] = case.clip_params.pretrained  # not rounded: another fingerprint
-    (case.folder / "params.yaml").write_text(yaml.safe_dump(content))
-    assert _run(monkeypatch, "export-checkpoint", "out2.pth", "--model-folder", "made") == 1
+    # Not rounded: another fingerprint.
+    write_params(case.folder, params, clip={"pretrained": case.clip_params.pretrained})
+    assert command("export-checkpoint", "out2.pth", "--model-folder", "made") == 1
     assert "put the other one back" in capsys.readouterr().err
-    assert _run(monkeypatch, "import-checkpoint", "official.pth", "--write-clip", "inside.pt") == 1
+    assert command("import-checkpoint", "official.pth", "--write-clip", "inside.pt") == 1
     assert "it writes safetensors" in capsys.readouterr().err
     assert asdict(info)["checkpoint_sha256"]
 

@@ -1,14 +1,12 @@
 """`vadclip recipe`: whole params files that load, and a change that is shown."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import PROJECT
 from pydantic import ValidationError
 
-from vadclip.cli import main
 from vadclip.clip.frozen import load_clip
 from vadclip.config import ClipParams, load_params
 from vadclip.errors import InputError
@@ -17,17 +15,10 @@ from vadclip.files import sha256_file
 from vadclip.ingest.inputs import named_files, write_inputs
 
 
-def _run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["vadclip", *map(str, arguments)])
-    with pytest.raises(SystemExit) as left:
-        main()
-    return left.value.code
-
-
 @pytest.mark.parametrize("name", ["sample", "ucf_crime", "xd_violence"])
-def test_a_recipe_is_a_whole_params_file(name, tmp_path, monkeypatch, capsys):
+def test_a_recipe_is_a_whole_params_file(name, tmp_path, command, capsys):
     path = tmp_path / "params.yaml"
-    assert _run(monkeypatch, "recipe", name, "--params", path) == 0
+    assert command("recipe", name, "--params", path) == 0
     assert load_params(path).dataset.name == name
     assert f"wrote {path} for {name}" in capsys.readouterr().out
 
@@ -53,43 +44,43 @@ def test_the_committed_params_are_the_sample_recipe():
     )
 
 
-def test_only_what_changes_is_shown(tmp_path, monkeypatch, capsys):
+def test_only_what_changes_is_shown(tmp_path, command, capsys):
     path = tmp_path / "params.yaml"
-    _run(monkeypatch, "recipe", "ucf_crime", "--params", path)
+    command("recipe", "ucf_crime", "--params", path)
     capsys.readouterr()
-    _run(monkeypatch, "recipe", "xd_violence", "--params", path)
+    command("recipe", "xd_violence", "--params", path)
     shown = capsys.readouterr().out
     assert "model.window: 8 -> 64" in shown
     assert "model.length" not in shown
 
 
-def test_a_changed_params_file_is_kept(tmp_path, monkeypatch, capsys):
+def test_a_changed_params_file_is_kept(tmp_path, command, capsys):
     path = tmp_path / "params.yaml"
-    _run(monkeypatch, "recipe", "sample", "--params", path)
+    command("recipe", "sample", "--params", path)
     own = path.read_text().replace("epochs: 15", "epochs: 3")
     path.write_text(own)
-    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path) == 1
+    assert command("recipe", "ucf_crime", "--params", path) == 1
     assert "params.yaml has values of your own" in capsys.readouterr().err
     assert path.read_text() == own
-    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path, "--force") == 0
+    assert command("recipe", "ucf_crime", "--params", path, "--force") == 0
     assert load_params(path).dataset.name == "ucf_crime"
 
 
-def test_params_with_a_key_that_stands_twice_are_refused(tmp_path, monkeypatch, capsys):
+def test_params_with_a_key_that_stands_twice_are_refused(tmp_path, command, capsys):
     path = tmp_path / "params.yaml"
-    _run(monkeypatch, "recipe", "sample", "--params", path)
+    command("recipe", "sample", "--params", path)
     text = path.read_text()
     path.write_text(text.replace("  epochs: 15", "  epochs: 15\n  epochs: 3"))
     line = text[: text.index("  epochs: 15")].count("\n") + 2
     with pytest.raises(InputError, match=f"the key 'epochs' stands twice, again in line {line}: keep one"):
         load_params(path)
-    assert _run(monkeypatch, "recipe", "ucf_crime", "--params", path) == 1
+    assert command("recipe", "ucf_crime", "--params", path) == 1
     assert "the key 'epochs' stands twice" in capsys.readouterr().err
 
 
-def test_the_packaged_clip_is_named_and_found_anywhere(tmp_path, monkeypatch):
+def test_the_packaged_clip_is_named_and_found_anywhere(tmp_path, monkeypatch, command):
     monkeypatch.chdir(tmp_path)
-    _run(monkeypatch, "recipe", "sample")
+    command("recipe", "sample")
     params = load_params()
     assert (params.clip.model, params.clip.pretrained) == ("sample", None)
     write_inputs(named_files(params.clip, params.train), tmp_path / "inputs.json")
@@ -103,8 +94,8 @@ def test_the_packaged_clip_is_named_and_found_anywhere(tmp_path, monkeypatch):
         ClipParams(**{**params.clip.model_dump(), "pretrained": "openai"})
 
 
-def test_an_unknown_recipe_is_one_line_and_status_1(tmp_path, monkeypatch, capsys):
-    assert _run(monkeypatch, "recipe", "shanghaitech", "--params", tmp_path / "p.yaml") == 1
+def test_an_unknown_recipe_is_one_line_and_status_1(tmp_path, command, capsys):
+    assert command("recipe", "shanghaitech", "--params", tmp_path / "p.yaml") == 1
     assert capsys.readouterr().err == (
         "error: no recipe 'shanghaitech'; there are sample, ucf_crime, xd_violence\n"
     )

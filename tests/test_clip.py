@@ -104,47 +104,10 @@ def test_ten_crops_of_224():
 # ---- features
 
 
-@pytest.mark.parametrize(("image_size", "patch", "width"), [(224, 32, 128), (64, 16, 64)], ids=["224", "64"])
-def test_ten_crop_features_equal_the_plain_computation(tmp_path, image_size, patch, width):
-    config = tiny_config()
-    config["vision_cfg"] |= {"image_size": image_size, "patch_size": patch, "width": width, "head_width": 64}
-    state = random_state(config)
-    clip = load_clip(write_clip(tmp_path, config, state, quick_gelu=False), device="cpu")
-    frames = _scene(3, 240, 320)
-    ours = clip.encode_crops(resize_frames(frames, image_size), range(10), batch_images=7)
-    assert ours.shape == (3, 10, 64)
-    assert ours.dtype == np.float32
-
-    plain = open_clip.CLIP(**config)
-    plain.load_state_dict(state)
-    plain.eval()
-    width, height = round(340 * image_size / 224), round(256 * image_size / 224)
-    left, top = (width - image_size) // 2, (height - image_size) // 2
-    mean, std = np.array(open_clip.OPENAI_DATASET_MEAN), np.array(open_clip.OPENAI_DATASET_STD)
-    for frame, ours_CD in zip(frames, ours, strict=True):
-        small = cv2.resize(frame, (width, height), interpolation=cv2.INTER_LINEAR)
-        corners = [
-            small[top : top + image_size, left : left + image_size],
-            small[:image_size, :image_size],
-            small[:image_size, -image_size:],
-            small[-image_size:, :image_size],
-            small[-image_size:, -image_size:],
-        ]
-        images = [(view / 255 - mean) / std for view in corners + [view[:, ::-1] for view in corners]]
-        batch = torch.tensor(np.stack(images).transpose(0, 3, 1, 2).copy(), dtype=torch.float32)
-        with torch.inference_mode():
-            expected = plain.encode_image(batch)
-        # float16 has 2^-11 relative; one grey level of cv2's rounding is the rest.
-        scale = float(expected.abs().max())
-        np.testing.assert_allclose(ours_CD, expected.numpy(), rtol=0, atol=4e-3 * scale)
-        assert float(F.cosine_similarity(torch.from_numpy(ours_CD), expected).min()) > 0.99999
-    # The ten crops are ten different pictures: an order mixed up would not pass above.
-    assert np.abs(ours[0, 0] - ours[0, 5]).max() > 20 * 4e-3
-
-
 def test_features_are_raw(clip):
-    ours = clip.encode_crops(_scene(4, *resize_size(32)[::-1]), [0], batch_images=8)
-    assert np.linalg.norm(ours, axis=-1).std() > 0
+    ours = clip.encode_crops(_scene(4, *resize_size(32)[::-1]), range(10), batch_images=7)
+    assert (ours.shape, ours.dtype) == ((4, 10, 64), np.float32)
+    assert np.linalg.norm(ours[:, 0], axis=-1).std() > 0
 
 
 def test_every_forward_pass_has_the_same_size(clip):

@@ -10,15 +10,14 @@ from functools import partial
 from pathlib import Path
 
 import cluster_helpers
-import numpy as np
 import pytest
 import ray
-import yaml
 from cluster_helpers import Errands, Sabotaged, running_cluster
 from conftest import PROJECT
-from execution_helpers import execution_params
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
-from feature_helpers import contents, index_rows, make_manifest, make_video
+from feature_helpers import all_rows, contents, index_rows
+from manifest_helpers import make_manifest, make_video
+from params_helpers import execution_params, write_params
 from test_hostile_input import declare_samples
 from video_helpers import numbered_frame, write_video
 
@@ -28,9 +27,7 @@ from vadclip.extract.fill import fill_store
 from vadclip.extract.on_ray import clip_files
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.units import split_unit
-from vadclip.features.index import read_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.reader import FeatureReader
 from vadclip.ingest import probing
 from vadclip.ingest.probing import probe_files
 from vadclip.manifest import write_manifest
@@ -192,12 +189,6 @@ def make_corpus(folder, names):
     return make_manifest(videos)
 
 
-def arrays(folder, manifest):
-    reader = FeatureReader(folder / "features", manifest)
-    good = [row.video_id for row in read_index(folder / "features")[0] if row.status == "ok"]
-    return {(name, crop): reader.array(name, crop).copy() for name in good for crop in range(5)}
-
-
 def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes, tmp_path):
     """A video kills every worker, one sticks in native code, a SIGKILL; a node is lost and one joins."""
     good = [f"good{number}" for number in range(6)]
@@ -248,11 +239,7 @@ def test_all_that_goes_wrong_on_a_cluster_in_one_run(nodes, tmp_path):
         [video for video in manifest.videos if video.video_id not in ("poison", "stuck")]
     )
     extract_here(tmp_path / "quiet", undisturbed, tmp_path / "videos", clip, params)
-    expected = arrays(tmp_path / "quiet", undisturbed)
-    rows = arrays(tmp_path, manifest)
-    assert rows.keys() == expected.keys()
-    for key, array in expected.items():
-        np.testing.assert_array_equal(rows[key], array, err_msg=str(key))
+    assert all_rows(tmp_path, manifest) == all_rows(tmp_path / "quiet", undisturbed)
 
 
 def test_remote_videos_are_looked_into_by_the_nodes(nodes, tmp_path, monkeypatch):
@@ -275,12 +262,13 @@ def make_stage(folder, videos):
     manifest = make_corpus(videos, [f"v{number:02d}" for number in range(30)])
     write_manifest(manifest, folder / "manifest.parquet")
     clip = tiny_clip(folder / "clip")
-    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    params["dataset"].update(name="table", table="unused.csv", root=str(videos))
-    params["clip"] = clip.model_dump() | {"model": "clip/clip.json", "pretrained": "clip/clip.safetensors"}
-    params["extract"].update(train_crops=5)
-    params["execution"].update(unit_images=15, encoder_batch=BATCH)
-    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    write_params(
+        folder,
+        dataset={"name": "table", "table": "unused.csv", "root": str(videos)},
+        clip=clip.model_dump() | {"model": "clip/clip.json", "pretrained": "clip/clip.safetensors"},
+        extract={"train_crops": 5},
+        execution={"unit_images": 15, "encoder_batch": BATCH},
+    )
     return manifest, clip
 
 

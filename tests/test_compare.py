@@ -1,5 +1,4 @@
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,7 +6,8 @@ from dataclasses import replace
 import mlflow
 import numpy as np
 import pytest
-from score_helpers import make_manifest, make_scores, make_video
+from manifest_helpers import make_manifest
+from score_helpers import make_scores, make_video
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vadclip.compare.comparison import Side, compare
@@ -171,33 +171,29 @@ def _write_run(folder, manifest, scores):
     write_scores(scores_table(scores), folder / "scores.parquet")
 
 
-def test_the_command_compares_folders_groups_and_the_clip_alone(tmp_path, monkeypatch):
+def test_the_command_compares_folders_groups_and_the_clip_alone(tmp_path, monkeypatch, command, capsys):
     monkeypatch.chdir(tmp_path)
     manifest = _manifest()
     for name, quality in (("a1", 1.0), ("a2", 1.2), ("b <i>", 3.0)):
         _write_run(tmp_path / name, manifest, _scores(manifest, quality, len(name)))
-    script = "from vadclip.cli import main; main()"
     sides = ("a1,a2", "b <i>", "zero-shot:a1")
-    run = subprocess.run(
-        [sys.executable, "-c", script, "compare", *sides, "--json", "c.json", "--html", "c.html"],
-        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "160"},
-    )  # fmt: skip
-    assert "b <i> is better than a1 and 1 more: auc " in run.stdout
+    monkeypatch.setenv("COLUMNS", "160")
+    assert command("compare", *sides, "--json", "c.json", "--html", "c.html") == 0
+    printed = capsys.readouterr().out
+    assert "b <i> is better than a1 and 1 more: auc " in printed
     content = json.loads((tmp_path / "c.json").read_text())
     assert content["runs"] == {"a1 and 1 more": 2, "b <i>": 1, "zero-shot:a1": 1}
     assert content["videos"] == 24
     # The helper's CLIP says 1/3 everywhere: chance.
     assert content["sides"]["zero-shot:a1"]["auc"]["value"] == 0.5
-    assert f"{content['sides']['b <i>']['map_avg']['value']:.1f}" in run.stdout
+    assert f"{content['sides']['b <i>']['map_avg']['value']:.1f}" in printed
     html = (tmp_path / "c.html").read_text()
     assert "b &lt;i&gt; is better than a1 and 1 more" in html
     assert "<i>" not in html
-    alone = subprocess.run(
-        [sys.executable, "-c", script, "compare", "a1", "none"], capture_output=True, text=True
-    )
-    assert alone.returncode == 1
-    assert alone.stderr.startswith("error: 'none' is neither a folder, nor a models:/ address, a run id")
-    assert len(alone.stderr.splitlines()) == 1
+    assert command("compare", "a1", "none") == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: 'none' is neither a folder, nor a models:/ address, a run id")
+    assert len(said.splitlines()) == 1
 
 
 def test_names_that_stand_for_nothing_to_compare(tmp_path):

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import yaml
-from conftest import PROJECT
+from params_helpers import SHIPPED, write_params
 
 from vadclip.config import flatten, load_params
 from vadclip.errors import InputError
 
-DEFAULTS = yaml.safe_load((PROJECT / "params.yaml").read_text())
+DEFAULTS = yaml.safe_load(SHIPPED.read_text())
 
 
 def _load(tmp_path, content):
@@ -18,15 +18,13 @@ def _load(tmp_path, content):
     return load_params(path)
 
 
-def _changed(key, value):
-    content = copy.deepcopy(DEFAULTS)
+def _changed(tmp_path, key, value):
     section, name = key.split(".")
-    content[section][name] = value
-    return content
+    return load_params(write_params(tmp_path, **{section: {name: value}}))
 
 
 def test_the_committed_params_load_and_are_frozen():
-    params = load_params(PROJECT / "params.yaml")
+    params = load_params(SHIPPED)
     with pytest.raises(ValueError, match="frozen"):
         params.train.epochs = 3
 
@@ -34,8 +32,8 @@ def test_the_committed_params_load_and_are_frozen():
 def test_yaml_text_that_is_a_number_is_taken_as_one(tmp_path):
     # YAML 1.1 wants 2.0e-5; people and papers write 2e-5, which PyYAML reads as text.
     assert yaml.safe_load("x: 2e-5")["x"] == "2e-5"
-    assert _load(tmp_path, _changed("train.learning_rate", "2e-5")).train.learning_rate == 2e-5
-    assert _load(tmp_path, _changed("train.weight_decay", 1)).train.weight_decay == 1.0
+    assert _changed(tmp_path, "train.learning_rate", "2e-5").train.learning_rate == 2e-5
+    assert _changed(tmp_path, "train.weight_decay", 1).train.weight_decay == 1.0
 
 
 @pytest.mark.parametrize(
@@ -69,7 +67,7 @@ def test_yaml_text_that_is_a_number_is_taken_as_one(tmp_path):
 )
 def test_a_bad_value_is_one_line_that_names_it(tmp_path, key, value, complaint):
     with pytest.raises(InputError, match=complaint) as raised:
-        _load(tmp_path, _changed(key, value))
+        _changed(tmp_path, key, value)
     assert "\n" not in str(raised.value)
 
 
@@ -83,9 +81,8 @@ def test_a_missing_key_and_a_missing_section_are_named(tmp_path):
 
 
 def test_an_imported_checkpoint_needs_no_validation_videos(tmp_path):
-    content = _changed("ingest.val_fraction", 0)
-    content["train"]["checkpoint"] = "model_ucf.pth"
-    assert _load(tmp_path, content).train.checkpoint == "model_ucf.pth"
+    path = write_params(tmp_path, ingest={"val_fraction": 0}, train={"checkpoint": "model_ucf.pth"})
+    assert load_params(path).train.checkpoint == "model_ucf.pth"
 
 
 def test_what_is_not_params_at_all_is_said(tmp_path):

@@ -3,8 +3,8 @@
 import re
 
 import pytest
+from params_helpers import dataset_params
 
-from vadclip.config import DatasetParams
 from vadclip.datasets import load_dataset
 from vadclip.datasets.table import video_ids
 from vadclip.errors import InputError
@@ -14,11 +14,7 @@ from vadclip.manifest import Segment
 def _table(folder, text, **changes):
     path = folder / "videos.csv"
     path.write_bytes(text.encode() if isinstance(text, str) else text)
-    params = DatasetParams(
-        name="table", root=None, source="videos", table=str(path), annotations=None, classes=None,
-        untimed="error",
-    )  # fmt: skip
-    return params.model_copy(update=changes)
+    return dataset_params("table", **{"table": str(path), **changes})
 
 
 def _rows(folder, text, **changes):

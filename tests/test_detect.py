@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import sys
 from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,15 +13,14 @@ import av
 import numpy as np
 import pytest
 import torch
-import yaml
 from bucket_helpers import put
 from conftest import PROJECT, sound_page
 from detect_helpers import CLASSES, make_model, make_videos
+from params_helpers import write_params
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from video_helpers import frame_number, write_video
 
-from vadclip.cli import main
 from vadclip.detect.command import Request, detect
 from vadclip.detect.detector import Detector
 from vadclip.detect.page import write_pages
@@ -283,12 +281,8 @@ def test_sources_in_a_bucket(s3_bucket):
         found("cam3")
 
 
-def test_the_command_line(world, tmp_path, monkeypatch, capsys):
-    command = ["vadclip", "detect", str(tmp_path / "absent"), "--model", str(world / "model")]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 1
+def test_the_command_line(world, tmp_path, command, capsys):
+    assert command("detect", tmp_path / "absent", "--model", world / "model") == 1
     assert capsys.readouterr().err == f"error: {tmp_path}/absent: there is no such file or folder\n"
 
 
@@ -381,9 +375,8 @@ def test_the_examples_of_the_docs_run(world, found, tmp_path, monkeypatch, capsy
         shutil.copy(world / name, tmp_path)
     (tmp_path / "footage").mkdir()
     shutil.copy(world / "videos" / "v1.mp4", tmp_path / "footage" / "gate.mp4")
-    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    params["clip"].update(model="clip.json", pretrained="clip.safetensors", quick_gelu=True)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    files = {"model": "clip.json", "pretrained": "clip.safetensors"}
+    write_params(tmp_path, clip={**files, "quick_gelu": True})
     normal, fight = (
         video_row(
             unlabelled(row.video_id, row.video_id),

@@ -1,14 +1,12 @@
 """`vadclip doctor`: a line a check; what cannot run is a miss with its fix."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
-import yaml
 from conftest import PROJECT
+from params_helpers import write_params
 
-from vadclip.cli import main
 from vadclip.doctor import examine
 from vadclip.tracking.registry import store_fault
 
@@ -34,13 +32,6 @@ def checks(tmp_path, monkeypatch):
     return lambda: {finding.what: finding for finding in examine(Path("params.yaml"))}
 
 
-def _edit(section, **changes):
-    path = Path("params.yaml")
-    params = yaml.safe_load(path.read_text())
-    params[section].update(changes)
-    path.write_text(yaml.safe_dump(params, sort_keys=False))
-
-
 def test_a_whole_project_misses_nothing(checks):
     found = checks()
     expected = ["python", "torch", "decoders", "params", "clip", "ray", "tracking", "dvc", "disk"]
@@ -50,8 +41,8 @@ def test_a_whole_project_misses_nothing(checks):
 
 
 def test_each_miss_has_its_fix(checks, monkeypatch):
-    _edit("clip", model="ViT-B-16", pretrained="absent.safetensors", quick_gelu=True)
-    _edit("execution", cpus_per_actor=65.0)
+    clip = {"model": "ViT-B-16", "pretrained": "absent.safetensors", "quick_gelu": True}
+    write_params(Path(), clip=clip, execution={"cpus_per_actor": 65.0})
     shutil.rmtree(".dvc")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "decord" else True)
     found = checks()
@@ -64,12 +55,9 @@ def test_each_miss_has_its_fix(checks, monkeypatch):
     assert all(finding.fix for finding in found.values() if finding.state != "ok")
 
 
-def test_status_1_without_params(tmp_path, monkeypatch, capsys):
+def test_status_1_without_params(tmp_path, monkeypatch, command, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["vadclip", "doctor"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 1
+    assert command("doctor") == 1
     shown = capsys.readouterr().out
     assert "miss  params" in shown
     assert "-> run in the project's folder" in shown

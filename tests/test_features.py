@@ -9,18 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from feature_helpers import (
-    PARAMS,
-    PROVENANCE,
-    WIDTH,
-    Runner,
-    contents,
-    fill,
-    index_rows,
-    made_up_rows,
-    make_manifest,
-    make_video,
-)
+from feature_helpers import PARAMS, PROVENANCE, WIDTH, Runner, contents, fill, index_rows, made_up_rows
+from manifest_helpers import make_manifest, make_video
 
 from vadclip.errors import InputError
 from vadclip.extract import merge

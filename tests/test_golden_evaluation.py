@@ -4,8 +4,9 @@ import json
 
 import numpy as np
 import pytest
+from manifest_helpers import make_manifest
 from safetensors.numpy import load_file
-from score_helpers import make_manifest, make_scores, make_video
+from score_helpers import make_scores, make_video
 
 from vadclip.evaluate.metrics import evaluate
 from vadclip.labels import Classes

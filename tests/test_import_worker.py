@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from feature_helpers import index_rows
+from manifest_helpers import make_video
 
 from vadclip.clip.identity import clip_width
 from vadclip.config import ClipParams, ExtractParams
@@ -16,7 +17,7 @@ from vadclip.extract.units import Slice, Unit
 from vadclip.features.npy_files import feature_shape
 from vadclip.features.provenance import Provenance
 from vadclip.labels import UCF_CRIME
-from vadclip.manifest import Manifest, Video
+from vadclip.manifest import Manifest
 from vadclip.pool.work import Outcome
 
 WIDTH = 512
@@ -164,13 +165,9 @@ def test_it_fills_a_store_goes_on_and_keeps_to_the_budget(tmp_path):
     root = tmp_path / "root"
     root.mkdir()
     videos = tuple(
-        Video(
-            video_id=name, uri=name, split=split, source_id=name, labels=("Normal",), segments=(),
-            frame_spans=(), num_frames=16 * 7, fps=0.0, width=0, height=0, bytes=1, content_hash=name,
-            probe_error=None,
-        )
+        make_video(name, 16 * 7, split, uri=name, content_hash=name, width=0, height=0, fps=0.0)
         for name, split in (("a", "train"), ("b", "train"), ("c", "test"))
-    )  # fmt: skip
+    )
     for name in "abc":
         for crop in range(10):
             np.save(root / f"{name}__{crop}.npy", _rows(7))

@@ -13,9 +13,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-import yaml
 from conftest import PROJECT
 from ingest_helpers import ROWS, make_corpus, table_params
+from manifest_helpers import make_manifest, make_video
+from params_helpers import write_params
 from video_helpers import write_video
 
 from vadclip.config import IngestParams, load_params
@@ -24,7 +25,7 @@ from vadclip.files import sha256_file
 from vadclip.ingest.checks import check_plan
 from vadclip.ingest.rows import describe, ingest
 from vadclip.labels import Classes
-from vadclip.manifest import Manifest, Segment, Video, read_manifest, write_manifest
+from vadclip.manifest import Manifest, Segment, read_manifest, write_manifest
 
 SPLIT = IngestParams(val_fraction=0.25, seed=0)
 
@@ -172,18 +173,13 @@ def _plan(train, counts, crops=1, tmp=None, prompt="fire"):
         }
     )
     videos = [
-        Video(
-            video_id=f"{split}{label}{number}", uri="x", split=split, source_id="s", labels=(label,),
-            segments=(), frame_spans=(), num_frames=32, fps=25, width=1, height=1, bytes=1,
-            content_hash="1", probe_error=None,
-        )
+        make_video(f"{split}{label}{number}", 32, split, labels=(label,))
         for split, kinds in counts.items()
         for label, count in zip(("Normal", "Fire"), kinds, strict=True)
         for number in range(count)
-    ]  # fmt: skip
+    ]
     classes = Classes(labels=("Normal", "Fire"), prompts=("normal", prompt))
-    videos.sort(key=lambda video: video.video_id)
-    return check_plan(params, Manifest("table", "videos", classes, tuple(videos)), tmp or Path("nowhere"))
+    return check_plan(params, make_manifest(videos, classes), tmp or Path("nowhere"))
 
 
 def test_what_would_stop_training_is_said_at_once_and_together():
@@ -242,23 +238,20 @@ def test_a_checkpoint_of_another_shape_is_named_with_what_to_set(tmp_path):
 
 
 def test_the_user_is_told_what_to_look_into():
-    base = Video(
-        video_id="a", uri="a.mp4", split="train", source_id="film", labels=("Normal",), segments=(),
-        frame_spans=(), num_frames=32, fps=25, width=1, height=1, bytes=1, content_hash="1", probe_error=None,
-    )  # fmt: skip
+    base = make_video("a", source_id="film", content_hash="1")
     empty = replace(base, num_frames=0, content_hash="0", probe_error="the file is empty")
     videos = [base, replace(base, video_id="b", split="test"), replace(base, video_id="c", split="val")]
     # Two empty files are no copies of a video.
-    videos += [replace(empty, video_id=f"e{i:02d}", split="test" if i else "train") for i in range(22)]
+    videos += [replace(empty, video_id=f"e{i:04d}", split="test" if i else "train") for i in range(1022)]
     classes = Classes(labels=("Normal", "Fire"), prompts=("normal", "fire"))
     lines = describe(Manifest("table", "videos", classes, tuple(videos)), "/videos")
-    assert lines[0] == "e00 cannot be used: the file is empty"
+    assert lines[0] == "e0000 cannot be used: the file is empty"
     assert lines[20:] == [
-        "... and 2 more that cannot be used",
+        "... and 1002 more that cannot be used",
         "1 sources (column group) stand in both train and test, film for one: the test figures may flatter",
         "1 test videos are byte for byte in train too, b for one",
-        "25 videos of 1 sources: train 2, val 1 (33.3% of both), test 22; Normal 2/1/22, Fire 0/0/0; "
-        "22 failed, 0 too short",
+        "1,025 videos of 1 sources: train 2, val 1 (33.3% of both), test 1,022; Normal 2/1/1022, Fire 0/0/0; "
+        "1022 failed, 0 too short",
     ]
 
 
@@ -268,11 +261,12 @@ def test_the_user_is_told_what_to_look_into():
 @pytest.fixture
 def project(corpus, tmp_path):
     """A folder with params.yaml, a table and the corpus, and the way to start the stage in it."""
-    params = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    params["clip"].update(model="ViT-B-16-quickgelu", pretrained="openai", quick_gelu=None)
-    params["dataset"].update(name="table", root=str(corpus), table="videos.csv")
-    params["train"].update(batch_size=1, selection="last")
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    write_params(
+        tmp_path,
+        clip={"model": "ViT-B-16-quickgelu", "pretrained": "openai", "quick_gelu": None},
+        dataset={"name": "table", "root": str(corpus), "table": "videos.csv"},
+        train={"batch_size": 1, "selection": "last"},
+    )
     write_video(tmp_path / "fire.mp4", 20)
     table_params(corpus, [*ROWS, f"{tmp_path}/fire.mp4,Fire,train,"], tmp_path)
     return tmp_path

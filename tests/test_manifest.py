@@ -4,8 +4,8 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from params_helpers import dataset_params
 
-from vadclip.config import DatasetParams
 from vadclip.errors import InputError
 from vadclip.labels import XD_VIOLENCE
 from vadclip.manifest import (
@@ -151,10 +151,7 @@ def test_dataset_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/someone")
     here = os.getcwd()
-    table = DatasetParams(
-        name="table", root=None, source="videos", table="lists/v.csv", annotations=None, classes=None,
-        untimed="error",
-    )  # fmt: skip
+    table = dataset_params("table", table="lists/v.csv")
     assert dataset_root(table) == f"{here}/lists"
     assert dataset_root(table.model_copy(update={"root": "videos"})) == f"{here}/videos"
     assert dataset_root(table.model_copy(update={"root": "~/videos"})) == "/home/someone/videos"

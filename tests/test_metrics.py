@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from score_helpers import make_manifest, make_scores, make_video
+from manifest_helpers import make_manifest
+from score_helpers import make_scores, make_video
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from vadclip.errors import InputError

@@ -1,14 +1,12 @@
 """The authors' features through ingest: rows from headers alone, and both test sets at their true lengths."""
 
-import csv
-import json
-
 import numpy as np
 import pytest
+from params_helpers import dataset_params
 
-from vadclip.config import DatasetParams, IngestParams
+from vadclip.config import IngestParams
 from vadclip.errors import InputError
-from vadclip.ingest.rows import describe, ingest
+from vadclip.ingest.rows import ingest
 from vadclip.manifest import Segment
 
 SPLIT = IngestParams(val_fraction=0.25, seed=0)
@@ -29,10 +27,8 @@ def _ucf(tmp_path, train, test):
         (annotations / name).write_text("\n".join(["path,label", *rows]) + "\n")
     lines = [f"{video.split('/')[1]}  {video.split('/')[0]}  20  60  -1  -1" for video in test]
     (annotations / "Temporal_Anomaly_Annotation.txt").write_text("\n".join(lines) + "\n")
-    return DatasetParams(
-        name="ucf_crime", root=str(tmp_path / "root"), source="official_features", table=None,
-        annotations=str(annotations), classes=None, untimed="error",
-    )  # fmt: skip
+    root = str(tmp_path / "root")
+    return dataset_params("ucf_crime", root=root, source="official_features", annotations=str(annotations))
 
 
 def test_official_features_need_no_video(tmp_path):
@@ -89,44 +85,3 @@ def test_a_release_of_another_kind_is_refused_once(tmp_path):
     params = _ucf(tmp_path, [f"Arrest/{name}" for name in names[1:]], [f"Arrest/{names[0]}"])
     with pytest.raises(InputError, match=r"all 3 feature files have the same fault, .*_x264__0\.npy for"):
         ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet")
-
-
-@pytest.mark.parametrize(
-    ("name", "code", "test_crop", "counts"),
-    [("ucf_crime", "ucf", 5, (1610, 290, 14)), ("xd_violence", "xd", 0, (3954, 800, 7))],
-)
-def test_official_test_sets_at_their_true_lengths(name, code, test_crop, counts, shared_folder, tmp_path):
-    annotations = shared_folder / "data" / "annotations"
-    with open(annotations / "test_rows.csv") as file:
-        rows = {row["video"]: int(row["rows"]) for row in csv.DictReader(file) if row["dataset"] == code}
-    assert len(rows) == counts[1]
-    for video, count in rows.items():
-        _crop(tmp_path / "features", video, test_crop, count, width=1)
-    params = DatasetParams(
-        name=name, root=str(tmp_path / "features"), source="official_features", table=None,
-        annotations=str(annotations / "vadclip_official" / "list"), classes=None, untimed="error",
-    )  # fmt: skip
-    manifest = ingest(params, SPLIT, probe_cache=tmp_path / "probe.parquet").manifest
-    train, test = manifest.split("train"), manifest.split("test")
-    assert (len(train), len(test), len(manifest.classes)) == counts
-    assert {video.video_id: video.num_snippets for video in test} == rows
-    assert all(video.probe_error for video in train)  # lists only, no files
-    truth = json.loads((annotations / "vadclip_official" / f"gt_segments_{code}.json").read_text())
-    official = {entry["path"].rsplit("/", 1)[-1].rsplit("__", 1)[0]: entry for entry in truth}
-    clamped = 0
-    for video in test:
-        entry, length = official[video.video_id], 16 * video.num_snippets
-        if video.labels == (manifest.classes.normal,):
-            assert (video.segments, video.frame_spans) == ((), ())
-            assert [float(end) for _, end in entry["segments"]] == [length]
-            continue
-        assert len(video.segments) == len(entry["segments"])
-        assert video.frame_spans == tuple(sorted(video.frame_spans))
-        assert all(0 <= start < end <= length for start, end in video.frame_spans)
-        clamped += any(part.end_frame > length for part in video.segments)
-    assert clamped > 0
-    frames = sum(end - start for video in test for start, end in video.frame_spans)
-    # What is lost against 84,189 and 538,324 lies behind the last whole snippet of a video.
-    assert frames == {"ucf": 84_160, "xd": 537_805}[code]
-    line = describe(manifest, "/videos")[-1]
-    assert f"train {counts[0]:,}, val 0 (0.0% of both), test {counts[1]:,}" in line

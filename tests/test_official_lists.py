@@ -6,8 +6,8 @@ import shutil
 from collections import Counter
 
 import pytest
+from params_helpers import dataset_params
 
-from vadclip.config import DatasetParams
 from vadclip.datasets import load_dataset
 from vadclip.errors import InputError
 from vadclip.labels import UCF_CRIME, XD_VIOLENCE
@@ -15,10 +15,7 @@ from vadclip.manifest import Segment, frame_spans
 
 
 def _official(name, root, annotations, source="official_features"):
-    return DatasetParams(
-        name=name, root=str(root), source=source, table=None, annotations=str(annotations), classes=None,
-        untimed="error",
-    )  # fmt: skip
+    return dataset_params(name, root=str(root), source=source, annotations=str(annotations))
 
 
 @pytest.fixture

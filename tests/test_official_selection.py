@@ -5,6 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import PROJECT
+from params_helpers import write_params
 from sklearn.metrics import average_precision_score, roc_auc_score
 from training_helpers import CLASSES, CPU, Recorder, task, text_tower, toy
 
@@ -208,19 +210,10 @@ def test_it_says_so_everywhere():
     ],
 )
 def test_params_that_do_not_go_with_it(fraction, dataset, complaint, tmp_path):
-    from conftest import PROJECT
-
-    text = (PROJECT / "vadclip" / "recipes" / f"{dataset}.yaml").read_text()
-    text = text.replace("selection: validation ", "selection: official ")
-    text = text.replace("val_fraction: 0.1 ", "val_fraction: 0 ").replace(
-        "val_fraction: 0.2 ", "val_fraction: 0 "
-    )
-    (tmp_path / "params.yaml").write_text(text.replace("val_fraction: 0 ", f"val_fraction: {fraction} "))
+    recipes = PROJECT / "vadclip" / "recipes"
+    changes = {"train": {"selection": "official"}, "ingest": {"val_fraction": float(fraction)}}
     with pytest.raises(InputError, match=complaint):
-        load_params(tmp_path / "params.yaml")
-    good = (PROJECT / "vadclip" / "recipes" / "xd_violence.yaml").read_text()
-    good = good.replace("selection: validation ", "selection: official ").replace(
-        "fraction: 0.1 ", "fraction: 0 "
-    )
-    (tmp_path / "params.yaml").write_text(good)
-    assert load_params(tmp_path / "params.yaml").train.selection == "official"
+        load_params(write_params(tmp_path, recipes / f"{dataset}.yaml", **changes))
+    changes["ingest"] = {"val_fraction": 0.0}
+    good = write_params(tmp_path, recipes / "xd_violence.yaml", **changes)
+    assert load_params(good).train.selection == "official"

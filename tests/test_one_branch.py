@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from score_helpers import make_manifest, make_scores, make_video
+from manifest_helpers import make_manifest
+from score_helpers import make_scores, make_video
 from training_helpers import CPU, Recorder, task, text_tower
 
 from vadclip.config import EvaluateParams

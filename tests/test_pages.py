@@ -5,7 +5,8 @@ from html.parser import HTMLParser
 
 import pytest
 from conftest import PROJECT, sound_page
-from score_helpers import make_manifest, make_scores, make_video
+from manifest_helpers import make_manifest
+from score_helpers import make_scores, make_video
 
 from vadclip.compare.comparison import Side, compare
 from vadclip.compare.show import write_html

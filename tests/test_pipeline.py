@@ -1,14 +1,18 @@
-"""The whole pipeline as users run it: repro, again, experiments, and kill -9 in its middle."""
+"""The whole pipeline as users run it: repro with kill -9 in its middle, again, and an experiment."""
 
 import json
+import shutil
 import sqlite3
 
-import numpy as np
 import pytest
+from conftest import python
+from extract_helpers import extract_here
+from feature_helpers import contents
+from params_helpers import write_params
 from pipeline_helpers import dvc, fingerprints, git, make_project, repro_killed_when
-from safetensors.numpy import load_file
 
-from vadclip.features.reader import FeatureReader
+import flows.train
+from vadclip.config import load_params
 from vadclip.manifest import read_manifest
 
 OUTS = ["manifest.parquet", "inputs.json", "features", "extract_metrics.json", "model", "scores.parquet",
@@ -17,8 +21,10 @@ OUTS = ["manifest.parquet", "inputs.json", "features", "extract_metrics.json", "
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A project after its first `dvc repro`."""
+    """A project after three `dvc repro`: killed as it extracted, killed as it trained, and to the end."""
     folder = make_project(tmp_path_factory.mktemp("pipeline") / "project")
+    repro_killed_when(folder, lambda: len(list((folder / "features").glob("part-*.parquet"))) >= 2)
+    repro_killed_when(folder, lambda: any((folder / ".cache" / "train").glob("*/state.safetensors")))
     dvc(folder, "repro")
     return folder
 
@@ -26,26 +32,6 @@ def project(tmp_path_factory):
 def _runs(folder):
     with sqlite3.connect(folder / "mlflow.db") as store:
         return store.execute("select run_uuid, status from runs where lifecycle_stage = 'active'").fetchall()
-
-
-def _steps(folder, run_id):
-    """Every (metric, step) that the run logged while training, with how often it was logged."""
-    with sqlite3.connect(folder / "mlflow.db") as store:
-        return store.execute(
-            "select key, step, count(*) from metrics"
-            " where run_uuid = ? and key not like 'system/%' group by key, step",
-            (run_id,),
-        ).fetchall()
-
-
-def _arrays(folder):
-    manifest = read_manifest(folder / "manifest.parquet")
-    reader = FeatureReader(folder / "features", manifest)
-    return {
-        (video.video_id, crop): reader.array(video.video_id, crop).copy()
-        for video in manifest.videos
-        for crop in (range(5) if video.split == "train" else [0])
-    }
 
 
 def test_one_run_holds_what_all_stages_found(project):
@@ -63,6 +49,37 @@ def test_one_run_holds_what_all_stages_found(project):
     assert len(list((project / "plots" / "timelines").glob("*.png"))) == 2
 
 
+def test_kill_9_while_extracting_and_while_training_ends_in_the_same_rows_weights_and_run(
+    project, tmp_path, monkeypatch
+):
+    """Those of a process that nobody disturbs, without DVC and Ray; and each step is logged once."""
+    params, manifest = load_params(project / "params.yaml"), read_manifest(project / "manifest.parquet")
+    monkeypatch.chdir(project)
+    filled, _ = extract_here(tmp_path, manifest, project / "videos", params.clip, params.extract)
+    assert contents(tmp_path / "features") == contents(project / "features")
+    # What was published before the kill was not extracted again.
+    extracted = json.loads((project / "extract_metrics.json").read_text())
+    assert 0 < extracted["run_images"] < filled.counts["images"]
+
+    for name in ("manifest.parquet", "extract_metrics.json"):
+        shutil.copy(project / name, tmp_path)
+    write_params(tmp_path, project / "params.yaml", tracking={"uri": "nonsense://store"})
+    monkeypatch.chdir(tmp_path)
+    flows.train.main()
+    for name in ("model.safetensors", "model.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (project / "model" / name).read_bytes()
+
+    [(run_id, _)] = _runs(project)
+    with sqlite3.connect(project / "mlflow.db") as store:
+        logged = store.execute(
+            "select step, count(*) from metrics where run_uuid = ? and key = 'train/loss' group by step",
+            (run_id,),
+        ).fetchall()
+    lines = (project / "model" / "steps.csv").read_text().splitlines()
+    assert logged == [(step, 1) for step in range(1, len(lines))]
+    assert not any((project / ".cache" / "train").glob("*"))
+
+
 def test_a_second_repro_changes_no_file(project):
     before = fingerprints(project, OUTS)
     run = dvc(project, "repro")
@@ -70,33 +87,15 @@ def test_a_second_repro_changes_no_file(project):
     assert "flows.extract" not in run.stdout
 
 
-def test_kill_9_while_extracting_and_while_training_ends_in_the_same_rows_weights_and_run(project, tmp_path):
-    again = make_project(tmp_path / "killed")
-    shards, unfinished = again / "features", again / ".cache" / "train"
-    repro_killed_when(again, lambda: len(list(shards.glob("part-*.parquet"))) >= 2)
-    repro_killed_when(again, lambda: any(unfinished.glob("*/state.safetensors")))
-
-    expected_rows, rows = _arrays(project), _arrays(again)
-    assert expected_rows.keys() == rows.keys()
-    for key, expected in expected_rows.items():
-        np.testing.assert_array_equal(rows[key], expected)
-    # What was published before the kill was not extracted again.
-    images, all_images = (
-        json.loads((folder / "extract_metrics.json").read_text())["run_images"] for folder in (again, project)
+def test_a_stage_that_finds_nothing_to_do_changes_nothing_and_loads_nothing_heavy(project):
+    code = (
+        "import sys, flows.extract\nflows.extract.main()\n"
+        "print(sorted({'ray', 'torch', 'open_clip', 'mlflow', 'dvc'} & set(sys.modules)))"
     )
-    assert 0 < images < all_images
-
-    dvc(again, "repro")
-    expected_weights, weights = (
-        load_file(folder / "model" / "model.safetensors") for folder in (project, again)
-    )
-    assert expected_weights.keys() == weights.keys()
-    for name, expected in expected_weights.items():
-        np.testing.assert_array_equal(weights[name], expected)
-    [(run_id, status)] = _runs(again)
-    assert status == "FINISHED"
-    assert all(count == 1 for _, _, count in _steps(again, run_id))
-    assert not any(unfinished.glob("*"))
+    before = fingerprints(project, ["features"])
+    told, heavy = python("-c", code, folder=project).stdout.splitlines()
+    assert (told.partition("; ")[2], heavy) == ("nothing was missing", "[]")
+    assert fingerprints(project, ["features"]) == before
 
 
 def test_an_experiment_changes_the_figures_and_joins_the_comparison(project):

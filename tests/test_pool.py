@@ -1,5 +1,6 @@
 """The pool against workers that crash, raise, hang with the GIL held, or cannot start."""
 
+import json
 import os
 import signal
 import subprocess
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 import ray
-from execution_helpers import execution_params
+from params_helpers import execution_params
 from pool_workers import FaultyWorker
+from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
+from ray.experimental.internal_kv import _internal_kv_get
 
 from vadclip.errors import InputError
 from vadclip.pool.cluster import Cluster
@@ -138,6 +141,23 @@ def test_no_actor_is_left_behind(tmp_path):
     while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 2
+
+
+def asked():
+    """What the pool asks of the cluster's autoscaler; without one, Ray keeps it."""
+    return json.loads(_internal_kv_get(AUTOSCALER_RESOURCE_REQUEST_CHANNEL) or "[]")
+
+
+@pytest.mark.parametrize(("actors", "expected"), [(None, 5), (1, 1)])
+def test_room_is_asked_for_as_many_actors_as_there_is_work_for(actors, expected, tmp_path):
+    execution = EXECUTION.model_copy(update={"actors": actors, "cpus_per_actor": 0.5})
+    with Pool(partial(FaultyWorker, tmp_path, "well"), execution) as pool:
+        outcomes = pool.run([(f"good{number}",) for number in range(5)])
+        results = [next(outcomes).result]
+        assert asked() == [{"CPU": 0.5}] * expected
+        results += [outcome.result for outcome in outcomes]
+    assert sorted(results) == [[f"GOOD{number}"] for number in range(5)]
+    assert asked() == []
 
 
 def in_another_process(code, folder):

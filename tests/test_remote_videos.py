@@ -1,18 +1,16 @@
 """Videos and features in a bucket, end to end: the rows are those of local files."""
 
 import hashlib
-import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
-import yaml
 from bucket_helpers import make_folder, objects, put, upload
-from conftest import PROJECT
+from conftest import python
 from extract_helpers import extract_here, extract_params, tiny_clip
-from feature_helpers import index_rows
+from feature_helpers import all_rows, index_rows
 from ingest_helpers import table_params
+from params_helpers import write_params
 from video_helpers import write_video
 
 import vadclip.ingest.probing
@@ -20,7 +18,6 @@ from vadclip.config import IngestParams, load_params
 from vadclip.datasets.official_lists import _list_files
 from vadclip.errors import InputError
 from vadclip.features.index import read_index
-from vadclip.features.reader import FeatureReader
 from vadclip.ingest.processes import run_supervised
 from vadclip.ingest.remote_files import identify_remote
 from vadclip.ingest.rows import ingest
@@ -64,16 +61,6 @@ def look(root, folder, rows=ROWS):
     return ingest(table_params(root, rows, folder), SPLIT, probe_cache=folder / "probe.parquet").manifest
 
 
-def arrays(folder, manifest):
-    reader = FeatureReader(folder / "features", manifest)
-    return {
-        (video.video_id, crop): reader.array(video.video_id, crop).tobytes()
-        for split in ("train", "test")
-        for video in reader.videos(split)
-        for crop in reader.crops(video.video_id)
-    }
-
-
 def test_the_rows_are_those_of_local_files(bucket, corpus, manifest, tmp_path, cache):
     upload(corpus, f"{bucket}/set")
     assert {video.video_id: video.probe_error for video in manifest.videos if video.probe_error} == {
@@ -87,7 +74,7 @@ def test_the_rows_are_those_of_local_files(bucket, corpus, manifest, tmp_path, c
     # The twelve snippets of c.mkv make six slices; each video is fetched once.
     assert sum(part.video_id == "c" for unit in runner.units for part in unit.slices) == 6
     assert len(list(cache.glob("*.video"))) == 3
-    assert arrays(there, manifest) == arrays(tmp_path / "here", manifest)
+    assert all_rows(there, manifest) == all_rows(tmp_path / "here", manifest)
     index = [read_index(tmp_path / name / "features")[0] for name in ("here", "there")]
     assert [(row.status, row.error, row.rows) for row in index[0]] == [
         (row.status, row.error, row.rows) for row in index[1]
@@ -196,17 +183,14 @@ def test_addresses_that_climb_or_hold_credentials_are_bad_rows(path, message, tm
 
 
 def test_roots_that_are_refused(tmp_path):
-    text = (PROJECT / "params.yaml").read_text()
     for root, message in {
         "s3://me:secret@bucket/set": "must not hold a name or password",
         "s3://bucket/set?sig=secret": "has no [?] and no #",
         "s3://bucket/set/../other": "must not hold '..'",
     }.items():
-        content = yaml.safe_load(text)
-        content["dataset"].update(name="table", table="videos.csv", root=root)
-        (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+        path = write_params(tmp_path, dataset={"name": "table", "table": "videos.csv", "root": root})
         with pytest.raises(InputError, match=message) as raised:
-            load_params(tmp_path / "params.yaml")
+            load_params(path)
         assert "secret" not in str(raised.value)
 
 
@@ -239,29 +223,25 @@ def test_the_stages_with_ray_from_a_bucket(kind, corpus, tmp_path, request):
     upload(corpus, f"{bucket}/set")
     rows = [*ROWS[:2], "c.mkv,Fire,train,"]  # training needs both kinds
     (tmp_path / "videos.csv").write_text("\n".join(["path,label,split,segments", *rows]) + "\n")
-    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    content["dataset"].update(name="table", table="videos.csv", root=f"{bucket}/set")
-    content["clip"] = tiny_clip(tmp_path / "clip").model_dump()
-    content["ingest"]["val_fraction"] = 0.0
-    content["extract"]["train_crops"] = 5
-    content["train"].update(selection="last", batch_size=1)
-    content["execution"].update(unit_images=20, encoder_batch=16, actors=2, video_cache_gib=0.01)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    write_params(
+        tmp_path,
+        dataset={"name": "table", "table": "videos.csv", "root": f"{bucket}/set"},
+        clip=tiny_clip(tmp_path / "clip").model_dump(),
+        ingest={"val_fraction": 0.0},
+        extract={"train_crops": 5},
+        train={"selection": "last", "batch_size": 1},
+        execution={"unit_images": 20, "encoder_batch": 16, "actors": 1, "video_cache_gib": 0.01},
+    )
 
     def stage(name):
-        run = subprocess.run(
-            [sys.executable, "-m", f"flows.{name}"], cwd=tmp_path, env=environment, capture_output=True,
-            text=True, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr
+        run = python("-m", f"flows.{name}", folder=tmp_path)
         assert "secret-of-the-test" not in run.stdout + run.stderr
         return run.stdout
 
     stage("ingest")
     assert "3 videos with 74 rows, 0 failed" in stage("extract")
     manifest = read_manifest(tmp_path / "manifest.parquet")
-    there = arrays(tmp_path, manifest)
+    there = all_rows(tmp_path, manifest)
     assert {name: np.frombuffer(data, np.float16).size for (name, _), data in there.items()} == {
         "a": 4 * 64, "c": 12 * 64, "sub__b#1=c.d": 2 * 64,
     }  # fmt: skip
@@ -269,7 +249,7 @@ def test_the_stages_with_ray_from_a_bucket(kind, corpus, tmp_path, request):
     extract_here(
         local, manifest, corpus, load_params(tmp_path / "params.yaml").clip, extract_params(train_crops=5)
     )
-    assert there == arrays(local, manifest)
+    assert there == all_rows(local, manifest)
     before = {path.name: path.read_bytes() for path in (tmp_path / "features").iterdir()}
     assert sorted(name.partition("-")[0] for name in before) == ["index.parquet", "shard"]
     assert "nothing was missing" in stage("extract")

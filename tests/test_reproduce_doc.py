@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 from conftest import PROJECT
+from params_helpers import write_params
 
 from vadclip.cli import app
 from vadclip.config import load_params
@@ -19,11 +20,7 @@ SETTINGS = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
 def test_settings_load_on_top_of_the_recipe(settings, dataset, tmp_path):
     recipe = PROJECT / "vadclip" / "recipes" / f"{dataset}.yaml"
-    content = yaml.safe_load(recipe.read_text())
-    for section, changes in settings.items():
-        content[section].update(changes)
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
-    params = load_params(tmp_path / "params.yaml").model_dump()
+    params = load_params(write_params(tmp_path, recipe, **settings)).model_dump()
     for section, changes in settings.items():
         assert changes.items() <= params[section].items()
 

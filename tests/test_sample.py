@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from params_helpers import dataset_params
 from PIL import Image
 from torch.nn import functional as F
 
@@ -21,7 +22,7 @@ from benchmarks.contact_sheet import development_plans
 from benchmarks.sample_clip.captions import all_texts
 from vadclip.clip.crops import resize_frames
 from vadclip.clip.frozen import load_clip
-from vadclip.config import ClipParams, DatasetParams
+from vadclip.config import ClipParams
 from vadclip.datasets import sample as sample_dataset
 from vadclip.datasets.sample import ensure_rendered, load, sample_root
 from vadclip.errors import InputError
@@ -40,9 +41,7 @@ from vadclip.sample.world import (
 )
 from vadclip.video.frame_reader import probe, read_frames
 
-SAMPLE = DatasetParams(
-    name="sample", root=None, source="videos", table=None, annotations=None, classes=None, untimed="error"
-)
+SAMPLE = dataset_params("sample")
 
 
 @pytest.fixture(scope="module")

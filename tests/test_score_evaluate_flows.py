@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 import torch
-import yaml
 from clip_helpers import tiny_config, write_clip
-from conftest import PROJECT
-from score_helpers import CLASSES, make_manifest, make_video
+from manifest_helpers import CLASSES, make_manifest
+from params_helpers import write_params
+from score_helpers import make_video
 
 import flows.evaluate
 import flows.score
@@ -49,12 +49,13 @@ def project(tmp_path, monkeypatch):
         "encoded", clip.name, clip.fingerprint, True, "fp32", 32, 64, 1, recipe="made up for a test"
     )
     _write_features(tmp_path / "features", provenance)
-    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    content["clip"] = clip_params.model_dump()
-    content["dataset"].update(name="table", root=str(tmp_path), table="videos.csv")
-    content["evaluate"].update(bootstrap_resamples=20, timelines=2)
-    content["extract"]["test_crop"] = 5
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(content))
+    write_params(
+        tmp_path,
+        clip=clip_params.model_dump(),
+        dataset={"name": "table", "root": str(tmp_path), "table": "videos.csv"},
+        evaluate={"bootstrap_resamples": 20, "timelines": 2},
+        extract={"test_crop": 5},
+    )
     config = VadClipConfig(64, length=8, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=1)
     info = ModelInfo(
         config,

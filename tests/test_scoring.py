@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip_helpers import tiny_config, write_clip
-from score_helpers import CLASSES, make_scores, make_video
+from manifest_helpers import CLASSES
+from score_helpers import make_scores, make_video
 
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import ray
-from execution_helpers import execution_params
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
 from feature_helpers import contents, index_rows
 from ingest_helpers import table_params
+from params_helpers import execution_params
 from soak_helpers import BROKEN, CHANGED, GROUPS, Clips, KilledActors
 
 from vadclip.clip.identity import identify_clip

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -165,38 +164,6 @@ def test_an_interrupted_training_goes_on_in_its_run_and_logs_no_step_twice(root,
     for key in ("train/loss", "train/gradient_norm"):
         assert [step for step, _ in _history(root, logged, key)] == list(range(1, 11))
     assert [step for step, _ in _history(root, logged, "epoch/val_loss")] == [1, 2]
-
-
-def test_kill_minus_9_leaves_one_run_without_gaps(root, tracking, tmp_path):
-    """The process dies with records unsent; its run goes on here and gets them."""
-    script = f"""
-        import os, pathlib, signal
-        from vadclip.config import TrackingParams
-        from vadclip.train.history import EpochRecord, StepRecord, ValidationFigures
-        from vadclip.tracking.runs import training_run
-        tracking = TrackingParams(experiment={tracking.experiment!r}, uri=None, run_name=None)
-        with training_run(name="x", params={PARAMS}, tags={{}}, tracking=tracking, flush_seconds=0.0,
-                          identity_file=pathlib.Path({str(tmp_path / "run.json")!r})) as run:
-            figures = ValidationFigures(0.5, 0.4, 1.0)
-            run.epoch(EpochRecord(1, 0, 0.5, 1e-3, 2.0, 50.0, True, figures, 1))  # from now on, records leave
-            for step in range(1, 8):
-                if step == 5:
-                    run._next_flush += 1000
-                run.step(StepRecord(1, step, 1 / step, 1.0, 1.0, 1.0, 1.0, 1.0, step))
-            os.kill(os.getpid(), signal.SIGKILL)
-    """
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
-        env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (logged,) = _runs(root, tracking)
-    assert [step for step, _ in _history(root, logged, "train/loss")] == [1, 2, 3, 4]
-    with _open(tracking, tmp_path) as run:
-        _tell(run, _steps(1, 10))
-    (logged,) = _runs(root, tracking)
-    assert [step for step, _ in _history(root, logged, "train/loss")] == list(range(1, 11))
-    assert logged.info.status == "FINISHED"
 
 
 def test_a_kill_before_the_run_id_was_written_finds_the_run_all_the_same(root, tracking, tmp_path):

@@ -4,13 +4,13 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import mlflow
 import numpy as np
 import pytest
-import yaml
 from clip_helpers import random_state, tiny_config, write_clip
-from conftest import PROJECT
+from params_helpers import write_params
 from training_helpers import CLASSES, video
 
 import flows.evaluate
@@ -59,13 +59,14 @@ def template(tmp_path_factory):
         rows.append(IndexRow(made.video_id, "ok", None, None, 0, (name,), *shape, made.content_hash))
     write_index(folder / "features", rows, provenance)
     (folder / "extract_metrics.json").write_text('{"rows": 80, "run_seconds_total": 1.5}')
-    content = yaml.safe_load((PROJECT / "params.yaml").read_text())
-    content["clip"] = clip_params.model_dump()
-    content["dataset"].update(name="table", root="videos", table="videos.csv")
-    content["extract"]["train_crops"] = 5
-    content["model"].update(length=8, layers=1, window=4)
-    content["train"].update(batch_size=5, epochs=3, milestones=[2], selection="validation")
-    (folder / "params.yaml").write_text(yaml.safe_dump(content))
+    write_params(
+        folder,
+        clip=clip_params.model_dump(),
+        dataset={"name": "table", "root": "videos", "table": "videos.csv"},
+        extract={"train_crops": 5},
+        model={"length": 8, "layers": 1, "window": 4},
+        train={"batch_size": 5, "epochs": 3, "milestones": [2], "selection": "validation"},
+    )
     return folder
 
 
@@ -78,11 +79,7 @@ def project(template, tmp_path, monkeypatch):
 
 
 def _change(section, **changes):
-    with open("params.yaml") as opened:
-        content = yaml.safe_load(opened)
-    content[section].update(changes)
-    with open("params.yaml", "w") as opened:
-        yaml.safe_dump(content, opened)
+    write_params(Path(), Path("params.yaml"), **{section: changes})
 
 
 def _interrupt_at(step):

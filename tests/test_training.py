@@ -3,14 +3,10 @@ import dataclasses
 import json
 import math
 import os
-import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
-from conftest import PROJECT
 from training_helpers import CLASSES, CPU, Features, Recorder, params, task, text_tower, toy, video
 
 from vadclip.errors import InputError
@@ -170,25 +166,6 @@ def test_interrupted_twice_and_in_the_single_scheme(tmp_path):
     resumed = _train(tmp_path / "stopped", **changes)
     assert _equal(resumed.model.state_dict(), trained.model.state_dict())
     assert len(resumed.history.steps) == 3 * 4  # 36 rows in batches of 10, the last of 6
-
-
-def test_kill_minus_9_in_the_middle_of_an_epoch(undisturbed, tmp_path):
-    trained, _ = undisturbed
-    command = [
-        sys.executable,
-        str(PROJECT / "tests" / "training_helpers.py"),
-        str(tmp_path),
-        str(2 * STEPS + 2),
-    ]
-    killed = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": str(PROJECT)}, capture_output=True, text=True
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert os.listdir(tmp_path) == ["state.safetensors"]
-    logger = Recorder()
-    resumed = _train(tmp_path, logger)
-    assert _equal(resumed.model.state_dict(), trained.model.state_dict())
-    assert [record.step for record in logger.steps] == list(range(1, 4 * STEPS + 1))
 
 
 def test_validation_picks_its_epoch_and_last_takes_the_last(undisturbed, tmp_path):

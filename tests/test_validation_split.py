@@ -4,16 +4,13 @@ import csv
 import random
 from collections import Counter
 
+from manifest_helpers import make_video
+
 from vadclip.ingest.validation_split import carve_validation
-from vadclip.manifest import Video
 
 
 def _video(video_id, *labels, source=None, frames=160, split="train"):
-    return Video(
-        video_id=video_id, uri=video_id, split=split, source_id=source or video_id, labels=labels,
-        segments=(), frame_spans=(), num_frames=frames, fps=25, width=1, height=1, bytes=1,
-        content_hash=f"of {video_id}", probe_error=None,
-    )  # fmt: skip
+    return make_video(video_id, frames, split, labels=labels, source_id=source or video_id)
 
 
 def test_validation_is_stratified_by_label_set():

@@ -1,14 +1,10 @@
 """A toy to train on in a second: made-up features in which anomalies stand out, and a tiny text tower."""
 
-import os
-import signal
-import sys
-from pathlib import Path
-
 import numpy as np
 import open_clip
 import torch
 from clip_helpers import tiny_config
+from manifest_helpers import make_video
 
 from vadclip.clip.text import TextTower
 from vadclip.config import TrainParams
@@ -17,8 +13,6 @@ from vadclip.labels import Classes
 from vadclip.manifest import Video
 from vadclip.model.folder import NamedClip
 from vadclip.model.vadclip import VadClipConfig
-from vadclip.train.loop import train
-from vadclip.train.resume import ResumeFolder
 from vadclip.train.task import Task
 
 CLASSES = Classes(labels=("Normal", "Fighting", "Fire"), prompts=("normal", "fighting", "fire"))
@@ -55,11 +49,7 @@ class Recorder:
 
 
 def video(video_id: str, *labels: str, split: str = "train", rows: int = 4) -> Video:
-    return Video(
-        video_id=video_id, uri=f"{video_id}.mp4", split=split, source_id=video_id, labels=labels, segments=(),
-        frame_spans=(), num_frames=16 * rows, fps=25.0, width=64, height=64, bytes=1, content_hash=video_id,
-        probe_error=None,
-    )  # fmt: skip
+    return make_video(video_id, 16 * rows, split, labels=labels)
 
 
 def toy(train_each: int = 6, val_each: int = 2, crops: int = 2):
@@ -118,31 +108,3 @@ def task(text: TextTower | None = None, **changes) -> Task:
         score_precision="fp32",
         criterion="val_video_auc",
     )
-
-
-class _KilledAt(Recorder):
-    """A logger that kills its own process after so many steps, as an out-of-memory killer would."""
-
-    def __init__(self, step: int) -> None:
-        super().__init__()
-        self.last = step
-
-    def step(self, record) -> None:
-        if record.step == self.last:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def main() -> None:
-    """Train the toy in a process of its own: training_helpers.py FOLDER STEP is killed at that step."""
-    torch.set_num_threads(1)
-    train(
-        task(),
-        device=CPU,
-        resume=ResumeFolder(Path(sys.argv[1])),
-        logger=_KilledAt(int(sys.argv[2])),
-        readers=0,
-    )
-
-
-if __name__ == "__main__":
-    main()
