@@ -62,12 +62,13 @@ def write_clip(
         {key: value.detach().clone().contiguous() for key, value in state.items()},
         folder / "clip.safetensors",
     )
-    return ClipParams(
-        model=str(folder / "clip.json"),
-        pretrained=str(folder / "clip.safetensors"),
-        quick_gelu=quick_gelu,
-        precision=precision,
-    )
+    return clip_params(folder, quick_gelu=quick_gelu, precision=precision)
+
+
+def clip_params(folder: Path, *, quick_gelu: bool | None = True, precision: str = "fp32") -> ClipParams:
+    """Params that name the two files in `folder`."""
+    files = {"model": str(folder / "clip.json"), "pretrained": str(folder / "clip.safetensors")}
+    return ClipParams(**files, quick_gelu=quick_gelu, precision=precision)
 
 
 def config_of_state(state: Mapping[str, Tensor], *, image_heads: int, text_heads: int) -> dict[str, Any]:

@@ -5,8 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,7 +91,7 @@ def bucket(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def browser():
+def browser() -> Iterator[Any]:
     """Chromium, where it and the extra `browser` are installed."""
     playwright = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
     path = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
@@ -101,7 +103,7 @@ def browser():
         opened.close()
 
 
-def sound_page(browser, page, width, scheme):
+def sound_page(browser: Any, page: Path, width: int, scheme: str) -> Any:
     """Open a page and return it, if axe finds nothing serious, no script fails and nothing is cut."""
     from axe_playwright_python.sync_playwright import Axe
 
@@ -140,3 +142,14 @@ def python(*words: object, folder: Path = PROJECT) -> "subprocess.CompletedProce
     run = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     return run
+
+
+def wait_for(
+    reached: Callable[[], bool], process: "subprocess.Popen[str] | None" = None, seconds: float = 240
+) -> None:
+    """Return once `reached` holds; a process that ends before fails the test."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process is None or process.poll() is None, "it ended too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

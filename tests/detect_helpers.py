@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
+from clip_helpers import clip_params, random_state, sparse_tokens, tiny_config, write_clip
 from video_helpers import numbered_frame, write_video
 
 from vadclip.clip.crops import resize_frames
 from vadclip.clip.frozen import Clip, load_clip
 from vadclip.clip.identity import identify_clip
-from vadclip.config import ClipParams
 from vadclip.events import Peak
 from vadclip.features.provenance import Provenance
 from vadclip.labels import Classes
@@ -31,8 +30,7 @@ def make_model(folder: Path, *, peaks: Sequence[Peak] = PEAKS, seed: int = 0, **
     if not (folder / "clip.json").exists():
         config = tiny_config(32)
         write_clip(folder, config, sparse_tokens(random_state(config), WORDS))
-    params = ClipParams(model=str(folder / "clip.json"), pretrained=str(folder / "clip.safetensors"),
-                        quick_gelu=True, precision="fp32")  # fmt: skip
+    params = clip_params(folder)
     clip = load_clip(params, device="cpu")
     config = VadClipConfig(width=64, length=8, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=2,
                            **changes)  # fmt: skip

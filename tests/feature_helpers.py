@@ -13,10 +13,11 @@ from vadclip.extract.merge import SHARD_LIMITS, ShardLimits
 from vadclip.extract.store import FeatureStore
 from vadclip.extract.tally import Filled
 from vadclip.extract.units import Unit
-from vadclip.features.index import IndexRow, read_index
+from vadclip.features.index import IndexRow, read_index, write_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
-from vadclip.manifest import SPLITS, Manifest
+from vadclip.features.shards import Block, write_shard
+from vadclip.manifest import SPLITS, Manifest, Video
 from vadclip.pool.work import Outcome
 
 WIDTH = 8
@@ -100,6 +101,34 @@ def fill(
     features, cache = folder / "features", folder / ".cache"
     store = FeatureStore(features, cache, provenance, tell, shard_limits)
     return fill_store(store, manifest.videos, "/videos", params, unit_images=unit_images, run_units=runner)
+
+
+def write_features(
+    folder: Path,
+    provenance: Provenance,
+    videos: Sequence[Video],
+    crops: Callable[[Video], Sequence[int]],
+    mean: Callable[[Video], float] = lambda video: 0.0,
+) -> None:
+    """Fill `folder` as the extract stage leaves it, with noise around each video's mean."""
+    random, blocks, arrays, rows = np.random.default_rng(0), [], [], []
+    there = {video.video_id: tuple(crops(video)) if video.num_snippets else () for video in videos}
+    for video in videos:
+        count = video.num_snippets
+        for crop in there[video.video_id]:
+            blocks.append(Block(video.video_id, crop, 0, count, count, video.num_frames, video.content_hash))
+            arrays.append(random.normal(mean(video), 0.5, (count, provenance.embed_dim)).astype(np.float16))
+    name = write_shard(folder, "shard", provenance, blocks, arrays).name
+    for video in videos:
+        found, error = there[video.video_id], video.probe_error
+        rows.append(
+            IndexRow(
+                video.video_id, "failed" if error else "ok", error,
+                None if found else f"too short: {video.num_frames} frames", 0, (name,) if found else (),
+                video.num_snippets, video.num_frames, found, video.content_hash,
+            )
+        )  # fmt: skip
+    write_index(folder, rows, provenance)
 
 
 def index_rows(folder: Path) -> tuple[IndexRow, ...]:

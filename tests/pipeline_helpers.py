@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 from conftest import PROJECT
 from params_helpers import write_params
 from video_helpers import numbered_frame, write_video
@@ -53,7 +54,7 @@ def make_project(folder: Path, *, videos: int = 12, snippets: int = 4) -> Path:
     return folder
 
 
-def _frame(video: int, index: int):
+def _frame(video: int, index: int) -> np.ndarray:
     return numbered_frame(index + 37 * video)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_helpers import random_state, sparse_tokens, tiny_config, write_clip
+from clip_helpers import clip_params, random_state, sparse_tokens, tiny_config, write_clip
 from safetensors.torch import save_file
 
 from vadclip.clip.crops import resize_size
@@ -241,12 +241,7 @@ def test_config_files_that_cannot_be_used(tmp_path, config, complaint):
     except (ValueError, TypeError):
         state = {"x": torch.zeros(1)}
     save_file(state, tmp_path / "clip.safetensors")
-    params = ClipParams(
-        model=str(tmp_path / "clip.json"),
-        pretrained=str(tmp_path / "clip.safetensors"),
-        quick_gelu=True,
-        precision="fp32",
-    )
+    params = clip_params(tmp_path)
     with pytest.raises(InputError, match=complaint):
         load_clip(params, device="cpu")
 

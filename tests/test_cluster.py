@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import cluster_helpers
 import pytest
 import ray
 from cluster_helpers import Errands, Sabotaged, running_cluster
-from conftest import PROJECT
+from conftest import PROJECT, wait_for
 from extract_helpers import BATCH, extract_here, extract_params, tiny_clip
 from feature_helpers import all_rows, contents, index_rows
 from manifest_helpers import make_manifest, make_video
@@ -166,14 +165,6 @@ run_stage(main)
     wait_for(lambda: ray.available_resources().get("CPU") == 3)
     assert ray.cluster_resources()["CPU"] == 3
     ray.shutdown()
-
-
-def wait_for(reached, process=None):
-    deadline = time.monotonic() + 240
-    while not reached():
-        assert process is None or process.poll() is None, "it ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 # The real stage

@@ -5,11 +5,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import zipfile
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -69,10 +68,7 @@ def test_a_stage_that_outlived_its_dvc_is_named_with_the_way_to_stop_it(tmp_path
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     living = subprocess.Popen([sys.executable, stage], cwd=tmp_path, env=environment)
     try:
-        deadline = time.monotonic() + 30
-        while not (tmp_path / "at work").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for((tmp_path / "at work").exists, living)
         options = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True}
         refused = subprocess.run([sys.executable, "-c", code], **options, check=False)
         assert refused.returncode == 1

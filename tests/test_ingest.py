@@ -6,14 +6,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
-from conftest import PROJECT
+from conftest import PROJECT, wait_for
 from ingest_helpers import ROWS, make_corpus, table_params
 from manifest_helpers import make_manifest, make_video
 from params_helpers import write_params
@@ -298,11 +297,7 @@ def test_the_stage_ends_at_once_on_ctrl_c_and_leaves_no_process(project, corpus)
     (project / "params.yaml").write_text(params)
     process = _stage(project)
     parent = psutil.Process(process.pid)
-    deadline = time.monotonic() + 30
-    while not any("spawn_main" in " ".join(child.cmdline()) for child in parent.children()):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for(lambda: any("spawn_main" in " ".join(one.cmdline()) for one in parent.children()), process)
     workers = parent.children()
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=10)

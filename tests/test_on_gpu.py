@@ -10,7 +10,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from clip_helpers import random_state, tiny_config, write_clip
+from clip_helpers import clip_params, random_state, tiny_config, write_clip
 from devices import DEVICES, needs_gpu
 from score_helpers import make_video
 from training_helpers import CLASSES, CPU, Recorder, task, text_tower, toy
@@ -18,7 +18,6 @@ from training_helpers import CLASSES, CPU, Recorder, task, text_tower, toy
 from vadclip.clip.crops import resize_size
 from vadclip.clip.frozen import load_clip
 from vadclip.clip.on_gpu import OnePassQuickGelu, fuse_quick_gelu
-from vadclip.config import ClipParams
 from vadclip.model.vadclip import VadClip
 from vadclip.score.scores import ScoreInfo
 from vadclip.score.scoring import score_videos
@@ -49,8 +48,7 @@ def _pictures(count, image_size, seed=0):
 
 
 def _sample_clip(device, precision="fp32"):
-    files = {"model": str(SAMPLE / "clip.json"), "pretrained": str(SAMPLE / "clip.safetensors")}
-    return load_clip(ClipParams(**files, quick_gelu=None, precision=precision), device=device)
+    return load_clip(clip_params(SAMPLE, quick_gelu=None, precision=precision), device=device)
 
 
 # ---- one pass over the widest tensor

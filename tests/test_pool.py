@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 import ray
+from conftest import wait_for
 from params_helpers import execution_params
 from pool_workers import FaultyWorker
 from ray.autoscaler._private.constants import AUTOSCALER_RESOURCE_REQUEST_CHANNEL
@@ -137,10 +137,7 @@ def test_what_does_not_fit_says_what_is_there(tmp_path, options, message):
 
 def test_no_actor_is_left_behind(tmp_path):
     run(tmp_path, [("good",)])
-    deadline = time.monotonic() + 10
-    while ray.available_resources().get("CPU") != 2 and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert ray.available_resources()["CPU"] == 2
+    wait_for(lambda: ray.available_resources().get("CPU") == 2)
 
 
 def asked():
@@ -204,9 +201,6 @@ def test_ray_that_cannot_start_here_says_why_and_takes_another_folder_for_its_so
 def test_an_interrupt_ends_the_process_with_130(tmp_path):
     code = "run_stage(lambda: run(Path(sys.argv[1]), [('slow1', 'slow2', 'slow3', 'slow4')]))"
     process = in_another_process(code, tmp_path)
-    deadline = time.monotonic() + 60
-    while not (tmp_path / "slow1.0").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for((tmp_path / "slow1.0").exists, process)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=20) == 130

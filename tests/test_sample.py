@@ -6,7 +6,6 @@ import multiprocessing
 import os
 import random
 import signal
-import time
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from clip_helpers import clip_params
+from conftest import wait_for
 from params_helpers import dataset_params
 from PIL import Image
 from torch.nn import functional as F
@@ -22,7 +23,6 @@ from benchmarks.contact_sheet import development_plans
 from benchmarks.sample_clip.captions import all_texts
 from vadclip.clip.crops import resize_frames
 from vadclip.clip.frozen import load_clip
-from vadclip.config import ClipParams
 from vadclip.datasets import sample as sample_dataset
 from vadclip.datasets.sample import ensure_rendered, load, sample_root
 from vadclip.errors import InputError
@@ -215,9 +215,7 @@ def test_a_kill_in_mid_render_leaves_no_video(short_plan, tmp_path):
         target=render_video, args=(long_plan, tmp_path / "long.mp4")
     )
     process.start()
-    deadline = time.monotonic() + 60
-    while not any(path.stat().st_size > 0 for path in tmp_path.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for(lambda: any(path.stat().st_size > 0 for path in tmp_path.iterdir()))
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert [path.name.startswith(".") for path in tmp_path.iterdir()] == [True]
@@ -250,12 +248,7 @@ def test_the_dataset_lists_the_plan(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def clip():
     folder = Path(sample_dataset.__file__).parents[1] / "sample"
-    params = ClipParams(
-        model=str(folder / "clip.json"),
-        pretrained=str(folder / "clip.safetensors"),
-        quick_gelu=False,
-        precision="fp32",
-    )
+    params = clip_params(folder, quick_gelu=False)
     assert (folder / "clip.safetensors").stat().st_size <= 8_000_000
     return load_clip(params, device="cpu")
 

@@ -5,10 +5,10 @@ import json
 import sys
 from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 import torch
 from clip_helpers import tiny_config, write_clip
+from feature_helpers import write_features
 from manifest_helpers import CLASSES, make_manifest
 from params_helpers import write_params
 from score_helpers import make_video
@@ -18,10 +18,8 @@ import flows.score
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
 from vadclip.evaluate.metrics import evaluate
-from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
 from vadclip.features.reader import FeatureReader
-from vadclip.features.shards import Block, write_shard
 from vadclip.labels import Classes
 from vadclip.manifest import write_manifest
 from vadclip.model.folder import ModelInfo, load_model, named_clip, save_model
@@ -45,10 +43,8 @@ def project(tmp_path, monkeypatch):
     clip_params = write_clip(tmp_path, tiny_config())
     clip = load_clip(clip_params, device="cpu")
     write_manifest(make_manifest(VIDEOS), tmp_path / "manifest.parquet")
-    provenance = Provenance(
-        "encoded", clip.name, clip.fingerprint, True, "fp32", 32, 64, 1, recipe="made up for a test"
-    )
-    _write_features(tmp_path / "features", provenance)
+    provenance = Provenance.encoded(clip, "fp32", 1)
+    write_features(tmp_path / "features", provenance, VIDEOS, lambda video: [5])
     write_params(
         tmp_path,
         clip=clip_params.model_dump(),
@@ -57,46 +53,14 @@ def project(tmp_path, monkeypatch):
         extract={"test_crop": 5},
     )
     config = VadClipConfig(64, length=8, layers=1, window=4, heads=1, prompt_prefix=2, prompt_suffix=1)
-    info = ModelInfo(
-        config,
-        CLASSES,
-        named_clip(clip, clip_params),
-        asdict(provenance),
-        "f",
-        "last",
-        1,
-        {},
-        True,
-        5,
-        "fp32",
-    )
+    named = named_clip(clip, clip_params)
+    info = ModelInfo(config, CLASSES, named, asdict(provenance), "f", "last", 1, {}, True, 5, "fp32")
     torch.manual_seed(0)
     save_model(tmp_path / "model", VadClip(config, CLASSES, clip.text), info)
     told = []
     monkeypatch.setattr(tracking, "add_to_run", lambda run_file, **rest: told.append((str(run_file), rest)))
     monkeypatch.chdir(tmp_path)
     return tmp_path, told, provenance
-
-
-def _write_features(folder, provenance):
-    rng = np.random.default_rng(0)
-    blocks, arrays, rows = [], [], []
-    for video in VIDEOS:
-        if video.num_snippets:
-            count = video.num_snippets
-            extent = (0, count, count, video.num_frames)
-            blocks.append(Block(video.video_id, 5, *extent, video.content_hash))
-            arrays.append(rng.normal(0, 0.5, (count, 64)).astype(np.float16))
-    name = write_shard(folder, "shard", provenance, blocks, arrays).name
-    for video in VIDEOS:
-        count = video.num_snippets
-        status = "failed" if video.probe_error else "ok"
-        rows.append(
-            IndexRow(video.video_id, status, video.probe_error, None if count else "too short: 10 frames", 0,
-                     (name,) if count else (), count, video.num_frames, (5,) if count else (),
-                     video.content_hash)
-        )  # fmt: skip
-    write_index(folder, rows, provenance)
 
 
 @pytest.mark.parametrize("documented", [Classes, load_clip, FeatureReader, load_model, evaluate])
@@ -150,7 +114,8 @@ def test_score_refuses_features_made_otherwise_and_another_clip(project):
     folder, _, provenance = project
     for path in (folder / "features").iterdir():
         path.unlink()
-    _write_features(folder / "features", replace(provenance, frames_per_snippet=16))
+    made_otherwise = replace(provenance, frames_per_snippet=16)
+    write_features(folder / "features", made_otherwise, VIDEOS, lambda video: [5])
     with pytest.raises(InputError, match=r"made otherwise .*frames_per_snippet 16, not 1"):
         flows.score.main()
     assert not (folder / "scores.parquet").exists()

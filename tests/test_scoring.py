@@ -7,13 +7,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from clip_helpers import tiny_config, write_clip
+from feature_helpers import PROVENANCE
 from manifest_helpers import CLASSES
 from score_helpers import make_scores, make_video
 
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
 from vadclip.events import Peak
-from vadclip.features.provenance import Provenance
 from vadclip.model.folder import ModelInfo, NamedClip, load_model, read_model_info, save_model
 from vadclip.model.vadclip import VadClip, VadClipConfig
 from vadclip.score.scores import ScoreInfo, read_scores, scores_table, write_scores
@@ -204,19 +204,6 @@ def test_a_model_folder_gives_the_same_model_back(tmp_path, model, text, feature
     np.testing.assert_array_equal(scores.anomaly_score_N, expected.anomaly_score_N)
     save_model(tmp_path, back, info)
     assert [path.read_bytes() for path in sorted(tmp_path.iterdir())] == first
-
-
-PROVENANCE = Provenance(
-    source="encoded",
-    clip_name="tiny",
-    clip_fingerprint="abc",
-    quick_gelu=True,
-    precision="fp32",
-    image_size=32,
-    embed_dim=64,
-    frames_per_snippet=1,
-    recipe="as it is",
-)
 
 
 def _clip(text, **other):

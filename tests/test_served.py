@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from clip_helpers import clip_params
 from conftest import PROJECT
 from detect_helpers import make_model, make_videos
 from mlflow.exceptions import MlflowException
@@ -126,12 +127,7 @@ def watching(tmp_path_factory):
     """What is logged of a model with a small CLIP, and a folder of videos."""
     folder = tmp_path_factory.mktemp("watching")
     model = make_model(folder)
-    clip = ClipParams(
-        model=str(folder / "clip.json"),
-        pretrained=str(folder / "clip.safetensors"),
-        quick_gelu=True,
-        precision="fp32",
-    )
+    clip = clip_params(folder)
     data, code = write_served(folder / "served", model, None, clip)
     make_videos(folder / "videos", 1)
     return data, code, folder / "videos"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import pytest
 from clip_helpers import random_state, tiny_config, write_clip
+from feature_helpers import write_features
 from params_helpers import write_params
 from training_helpers import CLASSES, video
 
@@ -18,9 +18,7 @@ import flows.score
 import flows.train
 from vadclip.clip.frozen import load_clip
 from vadclip.errors import InputError
-from vadclip.features.index import IndexRow, write_index
 from vadclip.features.provenance import Provenance
-from vadclip.features.shards import Block, write_shard
 from vadclip.manifest import Manifest, write_manifest
 from vadclip.model.folder import load_model
 from vadclip.tracking.runs import TrainingRun
@@ -39,25 +37,12 @@ def template(tmp_path_factory):
     folder = tmp_path_factory.mktemp("template")
     clip_params = write_clip(folder, tiny_config(width=16, heads=1, layers=1))
     clip = load_clip(clip_params, device="cpu")
-    provenance = Provenance(
-        "encoded", clip.name, clip.fingerprint, True, "fp32", 32, 64, 1, recipe="made up for a test"
-    )
     write_manifest(Manifest("table", "videos", CLASSES, VIDEOS), folder / "manifest.parquet")
-    random = np.random.default_rng(0)
-    blocks, arrays, rows = [], [], []
-    for made in VIDEOS:
-        count, crops = made.num_snippets, range(5) if made.split == "train" else (0,)
-        for crop in crops:
-            blocks.append(
-                Block(made.video_id, crop, 0, count, count, made.num_frames, made.content_hash, "pyav")
-            )
-            arrays.append(random.normal(made.labels != ("Normal",), 0.5, (count, 64)).astype(np.float16))
-    name = write_shard(folder / "features", "shard", provenance, blocks, arrays).name
-    for made in VIDEOS:
-        crops = tuple(block.crop for block in blocks if block.video_id == made.video_id)
-        shape = (made.num_snippets, made.num_frames, crops)
-        rows.append(IndexRow(made.video_id, "ok", None, None, 0, (name,), *shape, made.content_hash))
-    write_index(folder / "features", rows, provenance)
+    write_features(
+        folder / "features", Provenance.encoded(clip, "fp32", 1), VIDEOS,
+        crops=lambda made: range(5 if made.split == "train" else 1),
+        mean=lambda made: made.labels != ("Normal",),
+    )  # fmt: skip
     (folder / "extract_metrics.json").write_text('{"rows": 80, "run_seconds_total": 1.5}')
     write_params(
         folder,

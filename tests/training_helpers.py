@@ -13,6 +13,7 @@ from vadclip.labels import Classes
 from vadclip.manifest import Video
 from vadclip.model.folder import NamedClip
 from vadclip.model.vadclip import VadClipConfig
+from vadclip.train.history import EpochRecord, StepRecord
 from vadclip.train.task import Task
 
 CLASSES = Classes(labels=("Normal", "Fighting", "Fire"), prompts=("normal", "fighting", "fire"))
@@ -39,12 +40,13 @@ class Recorder:
     """A logger that remembers what it was told."""
 
     def __init__(self) -> None:
-        self.steps, self.epochs = [], []
+        self.steps: list[StepRecord] = []
+        self.epochs: list[EpochRecord] = []
 
-    def step(self, record) -> None:
+    def step(self, record: StepRecord) -> None:
         self.steps.append(record)
 
-    def epoch(self, record) -> None:
+    def epoch(self, record: EpochRecord) -> None:
         self.epochs.append(record)
 
 
@@ -52,7 +54,9 @@ def video(video_id: str, *labels: str, split: str = "train", rows: int = 4) -> V
     return make_video(video_id, 16 * rows, split, labels=labels)
 
 
-def toy(train_each: int = 6, val_each: int = 2, crops: int = 2):
+def toy(
+    train_each: int = 6, val_each: int = 2, crops: int = 2
+) -> tuple[Features, tuple[Video, ...], tuple[Video, ...]]:
     """Return (features, train videos, val videos): as many normal ones as of each of two anomalies."""
     random = np.random.default_rng(0)
     directions = {label: random.standard_normal(WIDTH) for label in CLASSES.labels[1:]}
@@ -71,7 +75,7 @@ def toy(train_each: int = 6, val_each: int = 2, crops: int = 2):
     return Features(arrays), tuple(videos["train"]), tuple(videos["val"])
 
 
-def params(**changes) -> TrainParams:
+def params(**changes: object) -> TrainParams:
     return TrainParams(
         **{
             "batch_scheme": "paired", "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.01,
@@ -89,7 +93,7 @@ def text_tower() -> TextTower:
         return TextTower(open_clip.CLIP(**config), "tiny")
 
 
-def task(text: TextTower | None = None, **changes) -> Task:
+def task(text: TextTower | None = None, **changes: object) -> Task:
     features, train_videos, val_videos = toy()
     return Task(
         config=VadClipConfig(
