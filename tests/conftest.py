@@ -25,7 +25,7 @@ os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
 PROJECT = Path(__file__).resolve().parents[1]
-LONGEST = ("test_pipeline", "test_cluster", "test_remote_videos", "test_extract")
+LONGEST = ("test_pipeline", "test_cluster", "test_remote_videos", "test_pool", "test_soak")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
