@@ -1,6 +1,8 @@
 """Opening a video file with FFmpeg, guarded; its packets, and the frames that they decode to."""
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -28,6 +30,28 @@ UNWRITABLE_NAME = (
 # Messages are counted at any level (see `faults_told`), and none is shown.
 av.logging.set_level(av.logging.PANIC)
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_MALLOPT = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+
+
+@contextmanager
+def tables_apart() -> Iterator[None]:
+    """While a file is opened, have glibc keep large blocks apart from its heap.
+
+    FFmpeg makes a table of all frames at each opening, 17 MB for eight hours. In the heap such tables leave
+    holes that are not given back: 0.8 GB in an actor. A block apart goes back when the file is closed.
+    Afterwards the limits are those that glibc comes to by itself where large tensors come and go.
+    """
+    if _MALLOPT is None:
+        yield
+        return
+    _MALLOPT(_M_MMAP_THRESHOLD, 2**20)
+    try:
+        yield
+    finally:
+        _MALLOPT(_M_MMAP_THRESHOLD, 32 * 2**20)
+        _MALLOPT(_M_TRIM_THRESHOLD, 64 * 2**20)
+
 
 @contextmanager
 def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
@@ -39,11 +63,12 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         size = os.path.getsize(path)
         if size == 0:
             raise VideoError("the file is empty")
-        container = av.open(
-            path,
-            metadata_errors="replace",
-            options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
-        )
+        with tables_apart():
+            container = av.open(
+                path,
+                metadata_errors="replace",
+                options={"format_whitelist": _FORMATS, "protocol_whitelist": "file"},
+            )
     except FileNotFoundError:
         raise VideoError("there is no such file") from None
     except UnicodeEncodeError:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vadclip.errors import VideoError
-from vadclip.video.container import decode, open_video
+from vadclip.video.container import decode, open_video, tables_apart
 from vadclip.video.frame_index import FrameIndex, scan
 from vadclip.video.orientation import Orientation
 from vadclip.video.run import Run
@@ -182,7 +182,8 @@ class FrameReader:
 
         decord.logging.set_level(decord.logging.QUIET)
         try:
-            video = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
+            with tables_apart():
+                video = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
         except (decord.DECORDError, RuntimeError):
             return None
         # It would wait for ever for frames that only a header promises.
