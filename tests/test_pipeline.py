@@ -15,6 +15,7 @@ import flows.train
 from vadclip.config import load_params
 from vadclip.manifest import read_manifest
 
+pytestmark = pytest.mark.timeout(600)  # the fixture runs three repros
 OUTS = ["manifest.parquet", "inputs.json", "features", "extract_metrics.json", "model", "scores.parquet",
         "plots", "report.html", "metrics.json", "dvc.lock", "mlflow.db"]  # fmt: skip
 
