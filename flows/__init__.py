@@ -7,7 +7,7 @@ import sys
 
 from flows._environment import use_project_environment
 
-# Python says "-m" while it looks for the module that it was asked to run: a stage starts, nobody imports.
+# While `python -m` looks up its module, sys.argv[0] is "-m": a stage starts, and this is no plain import.
 if sys.argv[0] == "-m":
     use_project_environment()
 

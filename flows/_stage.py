@@ -23,7 +23,7 @@ def run_stage(main: Callable[[], None]) -> None:
     DVC that was killed: while it lives, no other starts in this folder.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the locale cannot write is no reason to stop
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that this locale cannot write must not stop a stage
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with held_alone(LOCK, f"stage {Path(sys.argv[0]).stem}"):

@@ -188,5 +188,5 @@ def test_gradients_reach_the_embeddings_and_nothing_else(clip):
 def test_other_text_sizes_come_from_the_config(tmp_path):
     config = tiny_config(context_length=20, width=32, layers=1) | {"embed_dim": 48}
     clip = load_clip(write_clip(tmp_path, config), device="cpu")
-    assert (clip.context_length, clip.text.width, clip.embed_dim) == (20, 32, 48)
+    assert (clip.text.context_length, clip.text.width, clip.embed_dim) == (20, 32, 48)
     assert clip.text.encode(["fire"]).shape == (1, 48)

@@ -254,7 +254,7 @@ def clip():
 
 
 def test_the_clip_loads_and_knows_its_words(clip):
-    assert (clip.image_size, clip.embed_dim, clip.context_length) == (96, 128, 77)
+    assert (clip.image_size, clip.embed_dim, clip.text.context_length) == (96, 128, 77)
     assert torch.isfinite(clip.text.encode(all_texts())).all()
     with pytest.raises(InputError, match="'submarine'"):
         clip.text.encode(["a submarine"])

@@ -111,7 +111,7 @@ def _taken(lock: Path, wait: bool) -> int:
                 ) from None
             print(f"waiting: {who}", file=sys.stderr, flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
-        # Whoever held the lock may have removed the file with its folder; a new one is another lock.
+        # The lock's file may have been removed with its folder meanwhile: a new file is another lock.
         if lock.exists() and os.path.samestat(os.fstat(handle), lock.stat()):
             return handle
         os.close(handle)

@@ -206,7 +206,7 @@ def write_manifest(manifest: Manifest, path: Path) -> None:
 
 
 class Videos(Protocol):
-    """Videos of a manifest, in order, that can be gone through again and again; a tuple will do."""
+    """Videos of a manifest, in order, that can be iterated again and again, such as a tuple."""
 
     def __len__(self) -> int: ...
 

@@ -60,7 +60,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if (fault := address_fault(uri)) is not None:
         raise InputError(f"{shown(uri)}: {fault}")
     scheme = uri.split("://", 1)[0]
-    # What another machine has written since must be seen.
+    # A cached listing would hide what another machine has written since.
     options: dict[str, Any] = {"use_listings_cache": False} if scheme in _PACKAGES else {}
     try:
         if scheme in _GOOGLE:
@@ -131,7 +131,7 @@ def _google_fault(uri: str, error: Exception) -> Exception | None:
     reason = text.strip().splitlines()[-1] if text.strip() else name
     code = str(getattr(error, "code", "")) if name == "HttpError" else ""
     if code == "401" or name in {"NonRetryableError", "DefaultCredentialsError", "RefreshError"}:
-        # Where there are none, gcsfs asks as nobody, and the server says 401.
+        # Without credentials gcsfs asks anonymously, and the server says 401.
         return InputError(
             f"{shown(uri)}: no credentials, or not valid ones: set GOOGLE_APPLICATION_CREDENTIALS to the key "
             "file of a service account, run `gcloud auth application-default login`, or give the machine a "

@@ -50,11 +50,6 @@ class Clip(ClipIdentity):
     device: torch.device
     dtype: torch.dtype
 
-    @property
-    def context_length(self) -> int:
-        """Positions of the text tower."""
-        return self.text.context_length
-
     @torch.inference_mode()
     def encode_crops(
         self, frames_NHW3: npt.NDArray[np.uint8], crops: Sequence[int], batch_images: int
@@ -173,7 +168,7 @@ def _load_model(params: ClipParams) -> tuple[nn.Module, dict[str, Any], dict[str
 
 
 def _quick_gelu_of_file(params: ClipParams, config: dict[str, Any]) -> bool:
-    # A config file was written for its weights. One of open_clip's own names says nothing of somebody's file.
+    # A config file belongs to its weights; an open_clip name says nothing about a user's weights file.
     said = config.get("quick_gelu") if is_file_name(params.config_name) else None
     if params.quick_gelu is None and said is None:
         raise InputError(
@@ -222,7 +217,7 @@ def _build(name: str, config: dict[str, Any]) -> nn.Module:
     model_class = open_clip.CustomTextCLIP if config.pop("custom_text") else open_clip.CLIP
     config |= {"text_cfg": text_config, "vision_cfg": vision_config}
     try:
-        with torch.random.fork_rng(devices=[]):  # the weights it draws are replaced: leave the seed alone
+        with torch.random.fork_rng(devices=[]):  # random weights are replaced later: keep the seed
             model: nn.Module = model_class(**config)
     except (TypeError, AssertionError, ValueError, RuntimeError) as error:
         raise InputError(f"clip.model {name!r}: open_clip cannot build it: {error}") from error

@@ -55,7 +55,7 @@ class OnePassQuickGelu(nn.Module):
         x_MD = x.flatten(0, -2)
         wide = torch.addmm(
             _QUICK_GELU * self.c_fc.bias, x_MD, self.c_fc.weight.t(), alpha=_QUICK_GELU
-        )  # the bias is a vector: only so is it part of the product
+        )  # as a vector the bias is part of the product
         out_MD = torch.addmm(
             self.c_proj.bias, F.silu(wide, inplace=True), self.c_proj.weight.t(), alpha=1 / _QUICK_GELU
         )

@@ -141,7 +141,7 @@ def _cached(hub: str, files: Sequence[str]) -> str | None:
 
 def _probe(url: str) -> None:
     """Raise OSError soon where a server is out of reach; the hub's client retries for most of a minute."""
-    with contextlib.suppress(urllib.error.HTTPError):  # whatever it says, it answers
+    with contextlib.suppress(urllib.error.HTTPError):  # an error status is an answer too
         urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_PROBE_SECONDS).close()
 
 
@@ -168,7 +168,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             state: object = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # of a foreign file the readers raise whatever they trip over
+    except Exception as error:  # a foreign file makes the readers raise errors of any kind
         raise InputError(
             f"clip.pretrained {str(path)!r} is neither safetensors nor a plain state dict: {_reason(error)}"
         ) from None
@@ -181,7 +181,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
 
 def _expand_token_rows(state: dict[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> Tensor | None:
     key = next((key for key in expected if key.endswith("token_embedding.weight")), "token_embedding.weight")
-    # The prefix that a custom text tower adds to known names is missing from these.
+    # A custom text tower's prefix was added to known names only: these two lack it.
     ids, rows = (
         _pop_first(state, f"{key}.{part}", f"token_embedding.weight.{part}") for part in ("ids", "rows")
     )

@@ -44,7 +44,7 @@ def load(params: DatasetParams) -> RawDataset:
 
 
 def ensure_rendered(root: Path, plans: tuple[VideoPlan, ...] | None = None) -> int:
-    """Render the videos that `root` lacks, on all cores; return how many. A file that is there is whole."""
+    """Render the videos that `root` lacks, on all cores; return how many. An existing file is whole."""
     root.mkdir(parents=True, exist_ok=True)
     for left_over in root.glob(".*.tmp.mp4"):  # of a run that was killed
         if time.time() - left_over.stat().st_mtime > _ABANDONED_SECONDS:

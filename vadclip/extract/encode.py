@@ -92,7 +92,7 @@ class OpenVideo:
 
     def reader(self, part: Slice, beat: Beat = lambda amount: None) -> FrameReader:
         """Return the reader of a slice's video; raises VideoError if it cannot be read."""
-        self.rest()  # a worker that waits for a video holds none
+        self.rest()  # no worker waits for a video while it holds another
         path, file = part.location, 0
         if is_remote(part.location):
             self._held = self._make_cache().hold(part.location, part.content_hash, beat)
@@ -146,7 +146,7 @@ def extract(unit: Unit, encoder: Encoder, videos: OpenVideo, *, batch_images: in
     not depend on the other slices: the encoder's batch has one size, and the last one is padded.
     """
     out = Extracted()
-    # So many frames that their crops fill whole batches.
+    # The number of frames whose crops fill whole batches.
     at_once = batch_images // math.gcd(batch_images, len(unit.crops))
     features: list[list[NDArray[np.float32]]] = [[] for _ in unit.slices]
     ends: list[_End] = []
@@ -239,7 +239,7 @@ def _finish_slice(
     part: Slice, end: _End, features_NCD: NDArray[np.float32], frames_per_snippet: int, out: Extracted
 ) -> None:
     """Turn a slice's frame features into blocks, or into its failure."""
-    # Only whole snippets count: the frame taken of one that is cut off may have been there.
+    # Only whole snippets count, even where the middle frame of a cut-off one was read.
     rows = max(0, min(part.stop, end.reached // SNIPPET_FRAMES) - part.start)
     C, D = features_NCD.shape[1:]
     whole_RFCD = features_NCD[: rows * frames_per_snippet].reshape(rows, frames_per_snippet, C, D)
@@ -248,7 +248,7 @@ def _finish_slice(
     if error is None and not np.isfinite(features_RCD).all():
         error = "its features are not finite: use clip.precision bf16 or fp32"
     if error is not None:
-        # A file that went away comes back, perhaps; what cannot be decoded stays so until it changes.
+        # A missing file may come back; a file that cannot be decoded stays so until it changes.
         lasting = not isinstance(end.error, FetchError) and (
             is_remote(part.location) or os.path.exists(part.location)
         )

@@ -48,9 +48,9 @@ def fill_store(
 ) -> Filled:
     """Extract what the store lacks of a manifest's videos, and bring the store's files to rest.
 
-    `videos` are gone through three times, and never all held; units that are to be done are, the largest
-    first. Where nothing is missing `run_units` is not called. Rows are checked and written as they come: an
-    interrupt loses no more than the units at work. Failed videos are rows of the index.
+    `videos` are iterated three times and never all held in memory; the units of work are, sorted by size, the
+    largest first. Where nothing is missing `run_units` is not called. Rows are checked and written when their
+    unit ends: an interrupt loses the units at work and no other. Failed videos are rows of the index.
     """
     started = time.monotonic()
     crops = {split: params.crops(split) for split in SPLITS}
@@ -73,12 +73,12 @@ def fill_store(
                 progress=progress.advance,
                 tell=progress.message,
             )
-            with closing(outcomes):  # whatever happens here, the workers end
+            with closing(outcomes):  # the workers end, whatever happens here
                 for outcome in outcomes:
                     for failure in _take_in(store, outcome, filled):
                         store.fail(failure)
                         progress.message(f"{failure.video_id}: {failure.error}")
-                    del outcome  # its rows leave Ray's object store before the next ones are waited for
+                    del outcome  # frees its rows in Ray's object store before the next wait
     store.finish(videos, crops, params.max_lost_fraction, filled.add)
     filled.seconds["total"] = time.monotonic() - started
     return filled

@@ -44,7 +44,7 @@ SHARD_LIMITS = ShardLimits()
 
 
 def merge_shards(ledger: Ledger, folder: Path, provenance: Provenance, limits: ShardLimits) -> None:
-    """Rewrite what holds blocks that are not kept, and unmerged or small shards, if there are any.
+    """Rewrite shards that hold blocks which are not kept, unmerged shards and small ones.
 
     Raises OSError if the disk is full or read-only.
     """

@@ -105,13 +105,12 @@ class FeatureStore:
     ) -> None:
         """Bring the files to rest: drop what is not needed, merge small shards, write the index.
 
-        `videos` are the manifest's, sorted by `video_id`; they are gone through twice, and `note` gets each
-        one's row. `crops` says which crops each split wants; others that are there stay, unseen by readers.
-        A video of which more than `max_lost_fraction` of the pictures cannot be decoded has failed, and its
-        rows stay, unseen too, should more be allowed one day. Every usable video must be complete or failed.
-        A video whose file could not be looked into keeps all that there is of it: its disk may just not be
-        mounted. Changes no byte where there is nothing to do. Raises InputError if the disk is full or
-        read-only.
+        `videos` are the manifest's, sorted by `video_id` and iterated twice; `note` gets the row of each.
+        `crops` says which crops each split wants; other crops stay, unseen by readers. A video of which more
+        than `max_lost_fraction` of the pictures cannot be decoded has failed; its rows stay too, should more
+        be allowed one day. Every usable video must be complete or failed. A video whose file could not be
+        read keeps all its rows: its disk may just not be mounted. Where there is nothing to do no byte
+        changes. Raises InputError if the disk is full or read-only.
         """
         for video in videos:
             if video.probe_error is not None:

@@ -24,7 +24,7 @@ class Filled:
     damaged: int = 0
     """Videos of which pictures cannot be decoded."""
     failed: list[str] = field(default_factory=list)
-    """Failed videos, the first of them each with its error."""
+    """Failed videos; the first ones with their errors."""
     too_damaged: list[str] = field(default_factory=list)
     """Those that failed because too many of their pictures cannot be decoded."""
     seconds: dict[str, float] = field(default_factory=partial(defaultdict, float))

@@ -77,7 +77,7 @@ class VideoCache:
         key = hashlib.sha256(f"{uri}\n{content_hash}".encode()).hexdigest()[:32]
         path = self.folder / f"{key}.video"
         while True:
-            # A waiting worker asks as a reader each time: the first to have the file may read it for long.
+            # A waiting worker asks for a reader's lock each time: the one that fetched may read for long.
             if (lock := self._try_lock(key, fcntl.LOCK_SH)) is not None:
                 if path.exists():
                     os.utime(lock)
@@ -88,9 +88,9 @@ class VideoCache:
                         if not path.exists():
                             self._fetch(uri, content_hash, path, beat)
                     finally:
-                        os.close(lock)  # taken again as a reader's: it may be gone by then, but seldom is
+                        os.close(lock)  # the next turn takes a reader's lock; the file is seldom gone by then
                     continue
-            beat(0)  # another worker fetches: it shows its own signs of life, or is killed
+            beat(0)  # another worker fetches, with signs of life of its own
             time.sleep(_POLL_SECONDS)
 
     def _fetch(self, uri: str, content_hash: str, path: Path, beat: Callable[[float], None]) -> None:
@@ -188,4 +188,4 @@ class VideoCache:
                 return None
             except FileNotFoundError:
                 pass
-            os.close(lock)  # it was removed meanwhile: lock the new one
+            os.close(lock)  # the file was removed meanwhile: lock the new one

@@ -23,7 +23,7 @@ class ExtractWorker:
     def __init__(
         self, clip: ClipParams, execution: ExecutionParams, provenance: Provenance, files: Mapping[str, str]
     ) -> None:
-        import torch  # the driver, which imports this module too, needs neither of them
+        import torch  # the driver imports this module too, and needs neither
 
         from vadclip.clip.frozen import load_clip
 

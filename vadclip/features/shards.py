@@ -103,7 +103,7 @@ def write_shard(
         }
     )
     options = {"use_dictionary": ["video_id", "crop"], "compression": "none", "write_statistics": False}
-    # One page per row group: the limits of size and, in newer versions, of rows are lifted.
+    # One page per row group: no limit of size, nor of rows where this pyarrow has one.
     options["data_page_size"] = 2**30
     if "max_rows_per_page" in signature(pq.ParquetWriter.__init__).parameters:
         options["max_rows_per_page"] = 2**31 - 1

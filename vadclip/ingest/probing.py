@@ -32,7 +32,7 @@ from vadclip.video.frame_reader import probe
 
 MISSING = "there is no such file"
 SAVE_SECONDS = 30.0
-# A file may take this long before its decoder counts as hanging: a twentieth of the slowest decoding seen.
+# When a decoder counts as hanging: at a twentieth of the slowest decoding speed seen.
 LIMIT_SECONDS, LIMIT_BYTES_PER_SECOND = 300.0, 100_000.0
 
 

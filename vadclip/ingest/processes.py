@@ -33,7 +33,7 @@ def run_supervised(
     `function` must be importable by name; what it raises is raised here. Leaving the iterator early (Ctrl-C
     too) ends all processes.
     """
-    resource_tracker.ensure_running()  # by itself it would unblock the signal that is blocked below
+    resource_tracker.ensure_running()  # started later, it would unblock the signal that is blocked below
     waiting = list(reversed(items))
     attempts = dict.fromkeys(items, 0)
     busy: dict[Future[Result], str] = {}

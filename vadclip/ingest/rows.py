@@ -47,9 +47,9 @@ def ingest(
     problems = {**raw.problems}
     if params.untimed == "error":
         untimed = [video.origin for video in raw.videos if is_untimed(video, raw.classes)]
-        # A row that is bad already may have lost its segments by that.
+        # A bad row may lack segments because it is bad.
         _add(problems, [(origin, UNTIMED) for origin in untimed if origin not in problems])
-    # A table that is wrong already is checked to its end; only files that can add to the error are opened.
+    # For a bad table only those files are opened that can add to the error.
     wanted = [video for video in raw.videos if not problems or (video.split == "test" and video.segments)]
     probes = probe_videos(wanted, dataset_root(params), params.source, probe_cache, execution)
     looked = list(zip(wanted, probes, strict=True))

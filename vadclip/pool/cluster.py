@@ -97,7 +97,7 @@ class Cluster:
         return sum(node.room(self._execution) for node in self._there.values())
 
     def news(self) -> list[str]:
-        """Look who is there, at most once a second; return a line for each node that came or went."""
+        """Look up the nodes, at most once a second; return a line for each one that came or went."""
         if time.monotonic() - self._looked_at < _LOOK_SECONDS:
             return []
         before, self._there = self._there, self._look()
@@ -129,7 +129,7 @@ class Cluster:
             self._silent_since[node_id] = time.monotonic()
             node = None
         if node is None:
-            self._looked_at = 0.0  # the next look makes the news of it
+            self._looked_at = 0.0  # the next look tells of it
         return node is None
 
     def name(self, node_id: str) -> str:

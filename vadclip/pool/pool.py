@@ -93,7 +93,7 @@ class Pool(Generic[T, R]):
             ray.kill(member.actor)
         self._members = []
         self._shipped = {}
-        with suppress(RayError):  # a cluster that is gone has forgotten it
+        with suppress(RayError):  # a cluster that is gone needs no taking back
             self._cluster.ask_for(0)
         self._cluster.__exit__()
 

@@ -1,4 +1,4 @@
-"""What a pool of workers and those who use it agree on, without any of the machinery."""
+"""What a pool of workers and its users agree on; none of the machinery."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -87,7 +87,7 @@ def open_video(path: str) -> Iterator[tuple[InputContainer, VideoStream]]:
         if stream.codec_context is None:
             raise VideoError("no decoder for its codec")
         check_size(stream.codec_context.width, stream.codec_context.height)
-        if stream.frames > size:  # FFmpeg has made a list of them by now, but nobody needs to walk it
+        if stream.frames > size:  # FFmpeg has listed them by now: do not walk the list
             raise VideoError(f"its header declares {stream.frames:,} frames in {size:,} bytes")
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}

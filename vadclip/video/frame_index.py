@@ -27,10 +27,10 @@ _MAX_FPS = 1000.0
 _VERIFIED_FRAMES = 4
 # H.264 and HEVC reorder at most 16 frames; a larger jump means that the clock was reset in mid-file.
 _MAX_REORDER = 32
-# What a decoder shows for damage depends on what it had in memory, and not all damage is told. After so many
-# frames, at a key frame, its memory is that of one that came from the file's start (3,000 damaged files).
+# What a decoder shows for a damaged picture depends on its memory, and not all damage is reported. At a key
+# frame after so many frames the memory is that of a decoder from the file's start (3,000 damaged files).
 SETTLING_FRAMES = 64
-# Damage outlives key frames: VP8's decoder is silent about it, MPEG-4's guesses headers from it for good.
+# Here damage outlives key frames: VP8's decoder does not report it, MPEG-4's goes on guessing headers.
 _FROM_THE_START = ("vp8", "mpeg4")
 
 
@@ -115,7 +115,7 @@ def scan(path: str, *, max_frames: int = MAX_FRAMES) -> FrameIndex:
                     continue
                 entry = entry and units.is_entry(kind)
             elif codec.name == "vp8" and not bytes(packet)[0] & 16:
-                others += 1  # to refer to, never shown
+                others += 1  # a reference, never shown
                 continue
             if packet.pts is None:
                 ordered = False
@@ -148,7 +148,7 @@ def scan(path: str, *, max_frames: int = MAX_FRAMES) -> FrameIndex:
     )
     fps = rates[0] or rates[1]
     if others and ordered and len(pts) > 1:
-        # A rate that counts packets is no rate of pictures.
+        # The declared rates may count packets, not pictures.
         shown = (len(pts) - 1) / float(int(pts[-1] - pts[0]) * time_base)
         fps = min([*rates, shown], key=lambda rate: (abs(rate - shown) > 0.005 * shown, rate == shown))
     if not ordered:

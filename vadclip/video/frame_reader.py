@@ -27,7 +27,7 @@ from vadclip.video.run import Run
 # 5 GB of a 30-minute video of 320x240), and PyAV is as fast. So decord gets only videos that fit as a whole.
 DECORD_MAX_BYTES = 2**28
 
-# Frames asked for further apart than this are looked for each from the last key frame before it.
+# Frames further apart than this are each sought from the last key frame before them.
 _FAR = 64
 
 
@@ -186,7 +186,7 @@ class FrameReader:
                 video = decord.VideoReader(self.path, ctx=decord.cpu(0), num_threads=1)
         except (decord.DECORDError, RuntimeError):
             return None
-        # It would wait for ever for frames that only a header promises.
+        # decord would wait for ever for frames that only a header promises.
         return video if len(video) == self.index.num_frames else None
 
     def _read_decord(self, indices: Sequence[int], batch_frames: int) -> Iterator[NDArray[np.uint8]]:
@@ -234,7 +234,7 @@ class FrameReader:
         if run is not None and (run.low > number or (settled and not run.settled)):
             self._close_run()
             run = None
-        # Of a damaged file a settled one goes on: one that is not may have to come back to where it is.
+        # In a damaged file a settled decoder goes on: an unsettled one may have to come back to this place.
         goes_on = run is not None and run.settled and not settled and bool(self._unfit)
         for entry in () if goes_on else self._entries_up_to(self.index.entry_for(number, settled=settled)):
             if run is not None and entry <= run.position:

@@ -15,7 +15,7 @@ from vadclip.video.container import decode, open_video
 from vadclip.video.frame_index import FrameIndex
 from vadclip.video.nal import NalStream
 
-# How often a stretch of frames that nobody asked for reports that it is alive.
+# Decoded frames between two signs of life, where no frame is asked for.
 _BEAT_FRAMES = 256
 _MAX_LATE = 16  # frames that H.264 reorders; damage can bring one of them late
 
@@ -52,7 +52,7 @@ class Run:
         self._file = ExitStack()
         container, stream = self._file.enter_context(open_video(path))
         self._units = NalStream.of(stream.codec_context)
-        # Before a number is given up, so many later frames are looked at.
+        # So many later frames are looked at before a number is given up.
         self._late = _MAX_LATE if stream.codec_context.name == "h264" else 1
         if entry > 0:
             container.seek(int(index.pts[entry]), stream=stream)
@@ -108,7 +108,7 @@ class Run:
         assert self.low <= number < self.position, (self.low, number, self.position)
         held = self._current if number == self.number else self._before or self._current
         assert held is not None
-        # Kept from frame to frame: making one takes longer than using it.
+        # One reformatter for all frames: making one takes longer than using it.
         rgb = self._to_rgb.reformat(held, format="rgb24", threads=1).to_ndarray()
         return self._index.orientation.apply(np.asarray(rgb, np.uint8))
 
@@ -129,7 +129,7 @@ class Run:
         if self.entry == 0:
             return
         if packet.pts is not None and packet.pts < self._index.pts[self.entry]:
-            return  # it leads the entry
+            return  # a leading picture, shown before the entry
         if self._units is None or not packet.size or self._units.picture_type(bytes(packet)) is not None:
             self.faulty = True
             self.astray |= self.settled and self._units is not None and not self._units.hevc
