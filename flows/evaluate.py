@@ -21,30 +21,16 @@ MODEL = Path("model")
 def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
-    manifest = read_manifest(MANIFEST)
+    chosen, manifest = params.evaluate, read_manifest(MANIFEST)
     evaluation = evaluate(
-        read_scores(SCORES),
-        manifest,
-        resamples=params.evaluate.bootstrap_resamples,
-        seed=params.evaluate.bootstrap_seed,
+        read_scores(SCORES), manifest, resamples=chosen.bootstrap_resamples, seed=chosen.bootstrap_seed
     )
     write_metrics(evaluation, METRICS, FIGURES)
-    written = write_plots(
-        evaluation,
-        manifest,
-        PLOTS,
-        params.evaluate,
-        root=dataset_root(params.dataset),
-        decoder=params.execution.decoder,
-    )
-    write_report(
-        evaluation,
-        written,
-        PLOTS,
-        REPORT,
-        params=flatten(params.model_dump(exclude={"execution", "tracking"})),
-        commit=lineage_tags().get("git_commit"),
-    )
+    root, decoder = dataset_root(params.dataset), params.execution.decoder
+    written = write_plots(evaluation, manifest, PLOTS, chosen, root=root, decoder=decoder)
+    made_with = flatten(params.model_dump(exclude={"execution", "tracking"}))
+    commit = lineage_tags().get("git_commit")
+    write_report(evaluation, written, PLOTS, REPORT, params=made_with, commit=commit)
     shown = [name for name in ("auc", "zero_shot_auc", "ap", "map_avg") if name in evaluation.metrics]
     if shown:
         print("evaluate: " + ", ".join(f"{name} {evaluation.metrics[name]:.4g}" for name in shown))

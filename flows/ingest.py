@@ -17,16 +17,14 @@ def main() -> None:
     """Run the stage in the project's folder."""
     params = load_params()
     write_inputs(named_files(params.clip, params.train), INPUTS)
+    cache = shared_cache()
     ingested = ingest(
-        params.dataset,
-        params.ingest,
-        probe_cache=shared_cache() / "probe.parquet",
-        execution=params.execution,
+        params.dataset, params.ingest, probe_cache=cache / "probe.parquet", execution=params.execution
     )
     write_manifest(ingested.manifest, MANIFEST)
     for line in (*ingested.notes, *describe(ingested.manifest, dataset_root(params.dataset))):
         print(f"ingest: {line}")
-    for line in check_plan(params, ingested.manifest, shared_cache()):
+    for line in check_plan(params, ingested.manifest, cache):
         print(f"ingest: {line}")
 
 

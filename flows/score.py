@@ -13,12 +13,8 @@ from vadclip.model.inference import plain_texts
 from vadclip.score.scores import ScoreInfo, scores_table, write_scores
 from vadclip.score.scoring import check_features_fit, score_videos
 
-MANIFEST, FEATURES, MODEL, SCORES = (
-    Path("manifest.parquet"),
-    Path("features"),
-    Path("model"),
-    Path("scores.parquet"),
-)
+MANIFEST, FEATURES, MODEL = Path("manifest.parquet"), Path("features"), Path("model")
+SCORES = Path("scores.parquet")
 
 
 def main() -> None:
