@@ -42,16 +42,7 @@ class Slice:
 
     def block(self, crop: int, *, rows: int = 0, frames: int = 0, lost: int = 0) -> Block:
         """Return what this slice gives for one crop."""
-        return Block(
-            video_id=self.video_id,
-            crop=crop,
-            start=self.start,
-            stop=self.stop,
-            rows=rows,
-            frames=frames,
-            content_hash=self.content_hash,
-            lost=lost,
-        )
+        return Block(self.video_id, crop, self.start, self.stop, rows, frames, self.content_hash, lost)
 
 
 @dataclass(frozen=True, slots=True)

@@ -240,25 +240,16 @@ def _row_groups(
 
 
 def _row_group(gathered: list[tuple[Block, NDArray[np.float16]]], width: int) -> pa.RecordBatch:
-    counts = [block.rows for block, _ in gathered]
+    blocks = [block for block, _ in gathered]
+    counts = [block.rows for block in blocks]
+    ids = np.repeat(np.array([block.video_id for block in blocks], object), counts)
+    crops = np.repeat(np.array([block.crop for block in blocks], np.uint8), counts)
+    snippets = [np.arange(block.start, block.start + block.rows, dtype=np.int32) for block in blocks]
     values = pa.array(np.concatenate([array_RD.reshape(-1) for _, array_RD in gathered]))
     columns = schema(width)
-    return pa.record_batch(
-        [
-            pa.array(np.repeat(np.array([block.video_id for block, _ in gathered], object), counts)),
-            pa.array(np.repeat(np.array([block.crop for block, _ in gathered], np.uint8), counts)),
-            pa.array(
-                np.concatenate(
-                    [
-                        np.arange(block.start, block.start + block.rows, dtype=np.int32)
-                        for block, _ in gathered
-                    ]
-                )
-            ),
-            pa.FixedSizeListArray.from_arrays(values, type=columns.field("embedding").type),
-        ],
-        schema=columns,
-    )
+    embeddings = pa.FixedSizeListArray.from_arrays(values, type=columns.field("embedding").type)
+    parts = [pa.array(ids), pa.array(crops), pa.array(np.concatenate(snippets)), embeddings]
+    return pa.record_batch(parts, schema=columns)
 
 
 def _short_hash(path: Path) -> str:

@@ -59,16 +59,8 @@ def probe(path: str | Path, *, decord_max_bytes: int = DECORD_MAX_BYTES) -> Vide
     if not index.ordered:
         with open_video(str(path)) as (container, stream):
             num_frames = sum(1 for _ in decode(container, stream))
-    width, height = index.shown_size
     intact = _fits_decord(index, decord_max_bytes) and _decodes_whole(str(path), index)
-    return VideoInfo(
-        num_frames=num_frames,
-        fps=index.fps,
-        width=width,
-        height=height,
-        intact=intact,
-        seekable=index.seekable,
-    )
+    return VideoInfo(num_frames, index.fps, *index.shown_size, intact, index.seekable)
 
 
 def read_frames(
