@@ -263,7 +263,7 @@ def _summary(results: Sequence[Result]) -> str:
     failed = sum(result.status == "failed" for result in results)
     short = sum(result.status == "ok" and result.score_N is None for result in results)
     rest = f", {failed} failed" * bool(failed) + f", {short} too short" * bool(short)
-    return f"{events} events in {hit} of {len(results)} videos{rest}."
+    return f"{events} event{'s' * (events != 1)} in {hit} of {len(results)} videos{rest}."
 
 
 def _mind_failed(results: Sequence[Result]) -> None:

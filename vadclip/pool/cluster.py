@@ -193,8 +193,9 @@ class Cluster:
             if self.local:
                 advice = _local_needs() or "its logs may say more"
                 raise InputError(f"Ray does not start on this machine ({reason}); {advice}") from None
+            token = "" if "RAY_AUTH_MODE" in os.environ else "set RAY_AUTH_MODE=token if it has a token, "
             raise InputError(
-                f"no Ray cluster to use at {address!r} ({reason}): start it, or unset RAY_ADDRESS and "
+                f"no Ray cluster to use at {address!r} ({reason}): start it, {token}or unset RAY_ADDRESS and "
                 "execution.ray_address to use this machine alone"
             ) from None
         self._connected_here = True
