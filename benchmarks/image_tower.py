@@ -47,6 +47,7 @@ def random_clip(name: str, config: dict[str, Any], device: str, precision: str) 
         quick_gelu=bool(config.get("quick_gelu", False)),
         image_size=side,
         embed_dim=config["embed_dim"],
+        weights="random",
         image=model.visual.to(device=device, dtype=DTYPES[precision]),
         text=TextTower(model, name),
         mean_3=torch.full((3,), 127.0, device=device),

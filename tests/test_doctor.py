@@ -8,6 +8,7 @@ from conftest import PROJECT
 from params_helpers import write_params
 
 from vadclip.doctor import examine
+from vadclip.errors import InputError
 from vadclip.tracking.registry import store_fault
 
 
@@ -63,9 +64,20 @@ def test_status_1_without_params(tmp_path, monkeypatch, command, capsys):
     assert "-> run in the project's folder" in shown
 
 
-def test_a_store_that_does_not_answer_is_said_without_its_password(monkeypatch):
+def test_a_store_that_does_not_answer_is_said_without_its_password(tmp_path, monkeypatch):
+    """In the folder of another project as well, whose params.yaml is none of ours."""
+    (tmp_path / "params.yaml").write_text("train: {lr: 1}\n")
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9/x")
     shown, fault = store_fault()
     assert shown == "http://127.0.0.1:9/x"
     assert fault
     assert "secret" not in fault
+
+
+def test_where_params_cannot_tell_the_store_the_message_says_what_else_names_it(tmp_path, monkeypatch):
+    (tmp_path / "params.yaml").write_text("train: {lr: 1}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(InputError, match=r"its tracking\.uri names the store, or MLFLOW_TRACKING_URI"):
+        store_fault()

@@ -120,9 +120,10 @@ def _ray(params: Params) -> Finding:
 
 
 def _store(params: Params) -> Finding:
+    from vadclip.tracking.mlflow_store import store_uri
     from vadclip.tracking.registry import store_fault
 
-    shown, fault = store_fault(params.tracking.uri)
+    shown, fault = store_fault(store_uri(params.tracking.uri))
     if fault is None:
         return Finding("tracking", "ok", shown)
     fix = "runs are not logged, files are written all the same; check MLFLOW_TRACKING_URI or tracking.uri"

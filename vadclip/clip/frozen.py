@@ -40,6 +40,8 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 class Clip(ClipIdentity):
     """A frozen CLIP on one device; made by `load_clip`."""
 
+    weights: str
+    """The tag or file that the weights came from."""
     image: nn.Module
     """Image tower, [B, 3, S, S] -> [B, D], in the params' precision."""
     text: TextTower
@@ -122,6 +124,7 @@ def load_clip(params: ClipParams, *, device: str) -> Clip:
         quick_gelu=config["quick_gelu"],
         image_size=_side(image, params.config_name),
         embed_dim=int(config["embed_dim"]),
+        weights=params.weights_name,
         image=image.to(device=target, dtype=dtype),
         text=text.to(target),
         mean_3=255 * torch.tensor(mean, device=target),

@@ -115,7 +115,7 @@ def detect(request: Request, console: Console) -> list[Result]:
             info.normal_peaks, selection=info.selection, max_flagged=request.max_flagged_normal
         )
     claim(out, request.model)
-    with held_alone(out / CACHE / "lock", "vadclip detect"), scratch_faults():
+    with held_alone(out / CACHE / "lock", f"vadclip detect --out {out}"), scratch_faults():
         videos = _probed(sources, info.classes, request)
         # A cluster's actors have the GPUs; this machine need not have one.
         loaded = load(request.model, clip=request.clip, device="cpu" if request.cluster else request.device)

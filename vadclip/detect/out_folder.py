@@ -1,7 +1,8 @@
 """The folder of a detection run, `--out`: one model's, so that nothing of two is ever mixed.
 
 features/ and scores.parquet as the pipeline has them, events.csv, events.json, index.html with thumbnails/,
-rendered/ with --render, detector.json which says whose it is, .cache/ which may be deleted.
+rendered/ with --render, detector.json which says whose it is, .cache/ which may be deleted
+between runs.
 """
 
 import json

@@ -150,7 +150,7 @@ class FeatureStore:
         )  # fmt: skip
         if video.probe_error is not None:
             return failed
-        if (error := there.disagreement(crops)) is not None:
+        if not video.too_short and (error := there.disagreement(crops)) is not None:
             failure = self._failures.of(video)
             return replace(failed, error=error if failure is None else failure.error)
         placed = there.blocks(crops)

@@ -127,8 +127,9 @@ def check_clip(folder: Path, info: ModelInfo, clip: "Clip") -> None:
     if clip.fingerprint != info.clip.fingerprint:
         raise InputError(
             f"{folder}: the model was trained with CLIP {info.clip.name} (weights "
-            f"{info.clip.fingerprint[:12]}), and this is {clip.name} (weights {clip.fingerprint[:12]}): put "
-            "the other one back (in the clip section of params.yaml, or by --clip), or train again"
+            f"{info.clip.fingerprint[:12]}), and this is {clip.name} (weights {clip.fingerprint[:12]} of "
+            f"{clip.weights}): put the other one back (in the clip section of params.yaml, or by --clip or "
+            "VADCLIP_CLIP), or train again"
         )
 
 

@@ -130,10 +130,11 @@ class Store:
             identity = replace(identity, run_id=run.info.run_id)
             identity.write(identity_file)
             self._log_params(run, params)
-            self._log_splits(run, identity.registered, splits)
         except BaseException:
             mlflow.end_run("FAILED")
             raise
+        with forgiven("logging the splits failed"):
+            self._log_splits(run, identity.registered, splits)
         say(f"run {identity.name} in experiment {identity.experiment}")
         return identity, last
 

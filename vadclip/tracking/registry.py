@@ -82,8 +82,11 @@ def store_fault(uri: str | None = None) -> tuple[str, str | None]:
 
 
 def _project_store(uri: str | None) -> str:
-    if uri is None and PARAMS_FILE.exists():
-        uri = load_params().tracking.uri
+    if uri is None and PARAMS_FILE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+        try:
+            uri = load_params().tracking.uri
+        except InputError as error:
+            raise InputError(f"{error}; its tracking.uri names the store, or MLFLOW_TRACKING_URI") from None
     return store_uri(uri)
 
 
