@@ -121,6 +121,8 @@ def test_ten_crops_through_the_whole_path_equal_a_plain_computation(size, quick_
             got = reader.array(name[0], crop).astype(np.float32)
             # float16 keeps 11 bits; a grey level that rounds the other way adds a little.
             np.testing.assert_allclose(got, expected, atol=2e-3 * np.abs(expected).max(), rtol=1e-3)
+    both = [reader.array("a", crop).astype(np.float32) for crop in (0, 1)]
+    assert np.abs(both[0] - both[1]).max() > 20 * 2e-3 * np.abs(both[0]).max()  # else any crop would do
     assert filled.counts["images"] == (4 + 2) * 10 + 2
 
 

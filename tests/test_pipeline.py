@@ -26,6 +26,8 @@ def project(tmp_path_factory):
     folder = make_project(tmp_path_factory.mktemp("pipeline") / "project")
     repro_killed_when(folder, lambda: len(list((folder / "features").glob("part-*.parquet"))) >= 2)
     repro_killed_when(folder, lambda: any((folder / ".cache" / "train").glob("*/state.safetensors")))
+    left = {path.name for path in (folder / ".cache" / "train").glob("*/*") if ".tmp" not in path.name}
+    assert left == {"state.safetensors", "run.json", "lock"}  # and no rows
     dvc(folder, "repro")
     return folder
 

@@ -137,7 +137,13 @@ def test_what_does_not_fit_says_what_is_there(tmp_path, options, message):
 
 def test_no_actor_is_left_behind(tmp_path):
     run(tmp_path, [("good",)])
-    wait_for(lambda: ray.available_resources().get("CPU") == 2)
+    wait_for(lambda: ray.available_resources().get("CPU") == 2, seconds=10)
+
+
+def test_parts_of_a_failed_task_come_next_and_what_is_tried_again_comes_last(tmp_path):
+    one = EXECUTION.model_copy(update={"actors": 1})
+    outcomes = run(tmp_path, [("raise1",), ("raise2", "a"), ("b",)], one)
+    assert [outcome.task for outcome in outcomes] == [("a",), ("b",), ("raise1",), ("raise2",)]
 
 
 def asked():

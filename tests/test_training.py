@@ -145,8 +145,9 @@ def test_a_seed_decides_the_result_and_nothing_else_does(undisturbed, tmp_path):
 )
 def test_a_resumed_training_ends_as_if_undisturbed(interrupted, undisturbed, tmp_path):
     trained, logger = undisturbed
+    before = StopsAt(**interrupted)
     with pytest.raises(Interruption):
-        _train(tmp_path, StopsAt(**interrupted))
+        _train(tmp_path, before)
     torch.rand(10)
     after = Recorder()
     resumed = _train(tmp_path, after)
@@ -155,6 +156,8 @@ def test_a_resumed_training_ends_as_if_undisturbed(interrupted, undisturbed, tmp
     # The second logger hears all of it, each record once and in order: it can fill what the first one missed.
     assert _without_time(after.steps) == _without_time(logger.steps)
     assert _without_time(after.epochs) == _without_time(logger.epochs)
+    # What was saved is not trained again: its records come back with the times of the first process.
+    assert after.epochs[: len(before.epochs)] == before.epochs
 
 
 def test_interrupted_twice_and_in_the_single_scheme(tmp_path):
