@@ -207,14 +207,15 @@ def test_a_model_folder_gives_the_same_model_back(tmp_path, model, text, feature
 
 
 def _clip(text, **other):
-    return SimpleNamespace(**{"name": "tiny", "fingerprint": "abc", "text": text, **other})
+    return SimpleNamespace(**{"name": "tiny", "fingerprint": "abc", "weights": "w.pt", "text": text, **other})
 
 
 def test_a_model_is_used_with_its_own_clip_and_features_only(tmp_path, model, text):
     save_model(tmp_path, model, _info())
     load_model(tmp_path, _clip(text), "cpu")
     with pytest.raises(
-        InputError, match=r"trained with CLIP tiny \(weights abc\), and .* ViT-B-16-quickgelu \(weights xyz\)"
+        InputError,
+        match=r"with CLIP tiny \(weights abc\), and .* ViT-B-16-quickgelu \(weights xyz of w\.pt\)",
     ):
         load_model(tmp_path, _clip(text, name="ViT-B-16-quickgelu", fingerprint="xyz"), "cpu")
     info = _info(feature_provenance=asdict(PROVENANCE))
