@@ -82,7 +82,7 @@ def store_fault(uri: str | None = None) -> tuple[str, str | None]:
 
 
 def _project_store(uri: str | None) -> str:
-    if uri is None and PARAMS_FILE.exists() and "MLFLOW_TRACKING_URI" not in os.environ:
+    if uri is None and not os.environ.get("MLFLOW_TRACKING_URI") and PARAMS_FILE.exists():
         try:
             uri = load_params().tracking.uri
         except InputError as error:
